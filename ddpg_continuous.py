@@ -47,12 +47,8 @@ from tqdm import tqdm
 class Args:
     exp_name: str = Path(__file__).stem
     """name of this experiment"""
-    env_id: str = "Hopper-v4"
-    """id of a gymnasium environment with continuous actions"""
     seed: int = 1
     """seed of every random generator"""
-    total_timesteps: int = 1_000_000
-    """environment steps of the run"""
     num_envs: int = 1
     """environments stepped side by side; the steps of each count"""
     cuda: bool = True
@@ -73,6 +69,12 @@ class Args:
     """episodes of an evaluation, played by the deterministic policy"""
     capture_video: bool = False
     """record an episode at every 25th evaluation and at the last"""
+    env_id: str = "Hopper-v4"
+    """id of a gymnasium environment with continuous actions"""
+    max_episode_steps: int | None = None
+    """steps after which an episode is cut (default: the environment's own limit)"""
+    total_timesteps: int = 1_000_000
+    """environment steps of the run"""
     learning_rate: float = 3e-4
     """learning rate of the Adam optimizers"""
     buffer_size: int = 1_000_000
@@ -112,7 +114,7 @@ def check_args(args: Args) -> None:
             fail(f"--{name.replace('_', '-')} must be from {low} to {high}, not {value}")
 
 
-def make_envs(env_id: str, num_envs: int, video: Path | None = None) -> gym.vector.VectorEnv:
+def make_envs(args: Args, num_envs: int, video: Path | None = None) -> gym.vector.VectorEnv:
     """Return environments that wait to be reset, so that `next_obs` is always the true successor.
 
     The first episode of each is recorded in an mp4 file whose path starts with `video`.
@@ -131,15 +133,16 @@ def make_envs(env_id: str, num_envs: int, video: Path | None = None) -> gym.vect
     options = {"autoreset_mode": gym.vector.AutoresetMode.DISABLED}
     wrappers = [record] * bool(video) + [gym.wrappers.RecordEpisodeStatistics]
     mode = "rgb_array" if video else None
+    kwargs = {"max_episode_steps": args.max_episode_steps, "render_mode": mode}
     try:
-        envs = gym.make_vec(env_id, num_envs, "sync", options, wrappers, render_mode=mode)
+        envs = gym.make_vec(args.env_id, num_envs, "sync", options, wrappers, **kwargs)
     except Exception as error:
-        fail(f"cannot make {env_id}: {error}")
+        fail(f"cannot make {args.env_id} with {kwargs}: {error}")
     for space in envs.single_observation_space, envs.single_action_space:
         if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
-            fail(f"{env_id} has {space} where this script needs a Box of one dimension")
+            fail(f"{args.env_id} has {space} where this script needs a Box of one dimension")
     if not space.is_bounded():
-        fail(f"{env_id} has actions {space} where this script needs finite bounds")
+        fail(f"{args.env_id} has actions {space} where this script needs finite bounds")
     return envs
 
 
@@ -217,17 +220,18 @@ def actor_loss(nets, data):
 
 def update_targets(nets, tau):
     """Polyak averaging, θ' ← τθ + (1-τ)θ'   [Lillicrap et al. 2015, Alg. 1]."""
-    for net, target in (nets.actor, nets.target_actor), (nets.qf1, nets.qf1_target):
+    pairs = [(nets.actor, nets.target_actor), (nets.qf1, nets.qf1_target)]
+    for net, target in pairs:
         torch._foreach_lerp_(list(target.parameters()), list(net.parameters()), tau)
 
 
 # ---- Evaluation ----
 @torch.no_grad()
-def evaluate(actor, env_id, episodes, seed, video: Path | None = None) -> np.ndarray:
+def evaluate(actor, args, episodes: int, video: Path | None = None) -> np.ndarray:
     """Return the undiscounted returns of the deterministic policy, one seeded environment each."""
-    envs, returns = make_envs(env_id, episodes, video), np.full(episodes, np.nan)
+    envs, returns = make_envs(args, episodes, video), np.full(episodes, np.nan)
     low, high = envs.single_action_space.low, envs.single_action_space.high
-    obs, _ = envs.reset(seed=seed)
+    obs, _ = envs.reset(seed=args.seed + 100)
     while np.isnan(returns).any():
         actions = actor(torch.as_tensor(obs).to(actor.action_scale)).cpu().numpy()
         obs, _, terminations, truncations, infos = envs.step(actions.clip(low, high))
@@ -328,7 +332,7 @@ def train(args: Args) -> dict:
     check_args(args)
     torch.set_num_threads(args.torch_threads)
     device = torch.device("cuda" if torch.cuda.is_available() and args.cuda else "cpu")
-    envs = make_envs(args.env_id, args.num_envs)
+    envs = make_envs(args, args.num_envs)
     run_dir, _lock = open_run(args)
     result_file, checkpoint_file = run_dir / "result.json", run_dir / "checkpoint.pt"
     result = json.loads(result_file.read_text()) if result_file.exists() else {"step": 0}
@@ -370,7 +374,7 @@ def train(args: Args) -> dict:
     maybe_compiled = torch.compile if args.compile else lambda function: function
     critic_objective, actor_objective = map(maybe_compiled, (critic_loss, actor_loss))
     if args.capture_video:
-        make_envs(args.env_id, 1, run_dir / "videos" / "check").close()
+        make_envs(args, 1, run_dir / "videos" / "check").close()
     writer = SummaryWriter(str(run_dir), purge_step=global_step + 1)
     bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", disable=None)
 
@@ -381,7 +385,8 @@ def train(args: Args) -> dict:
             actions = envs.action_space.sample()
         else:
             with torch.no_grad():
-                actions = nets.actor(torch.as_tensor(obs, dtype=torch.float32, device=device))
+                x = torch.as_tensor(obs, dtype=torch.float32, device=device)
+                actions = nets.actor(x)
                 # departure: Gaussian noise
                 noise = torch.randn_like(actions) * args.exploration_noise
                 actions = actions + noise * nets.actor.action_scale
@@ -406,9 +411,9 @@ def train(args: Args) -> dict:
         # Learn
         for step in range(max(global_step - args.num_envs, args.learning_starts), global_step):
             data = rb.sample(args.batch_size)
-            qf1_loss, critic_metrics = critic_objective(nets, data, args)
+            qf_loss, critic_metrics = critic_objective(nets, data, args)
             q_optimizer.zero_grad()
-            qf1_loss.backward()
+            qf_loss.backward()
             q_optimizer.step()
             if step % args.policy_frequency == 0:
                 loss = actor_objective(nets, data)
@@ -434,14 +439,14 @@ def train(args: Args) -> dict:
 
         # Evaluate
         if last or due(args.eval_interval):
-            returns = evaluate(nets.actor, args.env_id, args.eval_episodes, args.seed + 100)
+            returns = evaluate(nets.actor, args, args.eval_episodes)
             progress |= {"eval_mean": returns.mean().item(), "eval_std": returns.std().item()}
             writer.add_scalar("eval/episodic_return", returns.mean(), global_step)
             writer.add_scalar("eval/episodic_return_std", returns.std(), global_step)
             save(run_dir / "model.pt", nets.state_dict())
             if args.capture_video and (last or due(25 * args.eval_interval)):
                 video = run_dir / "videos" / f"step-{global_step}"
-                evaluate(nets.actor, args.env_id, 1, args.seed + 100, video)
+                evaluate(nets.actor, args, 1, video)
 
         # Checkpoint
         progress |= {"step": global_step, "seconds": time.perf_counter() - start}

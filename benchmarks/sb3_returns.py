@@ -1,0 +1,55 @@
+"""Returns of Stable-Baselines3 with the settings of ddpg_continuous.py, to hold ours against.
+
+python benchmarks/sb3_returns.py Hopper-v4 300000 1    writes runs/sb3__Hopper-v4__1/evaluations.npz
+
+SB3's DDPG is its TD3 with one critic and no smoothing; TD3 is used here because only there can the
+actor and the targets be delayed, as `policy_frequency` 2 does.
+"""
+
+import sys
+import warnings
+
+import gymnasium as gym
+import numpy as np
+import torch
+from stable_baselines3 import TD3
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.noise import NormalActionNoise
+
+
+def make_model(env: gym.Env, seed: int, **settings) -> TD3:
+    """Return SB3's agent with our defaults; `settings` override them."""
+    act_dim = env.action_space.shape[0]
+    settings = {
+        "learning_rate": 3e-4,
+        "buffer_size": 1_000_000,
+        "learning_starts": 25_000,
+        "batch_size": 256,
+        "tau": 0.005,
+        "gamma": 0.99,
+        "train_freq": 1,
+        "gradient_steps": 1,
+        "action_noise": NormalActionNoise(np.zeros(act_dim), np.full(act_dim, 0.1)),
+        "policy_delay": 2,
+        "target_policy_noise": 0.0,
+        "policy_kwargs": {"net_arch": [256, 256], "n_critics": 1},
+    } | settings
+    return TD3("MlpPolicy", env, seed=seed, device="cpu", **settings)
+
+
+if __name__ == "__main__":
+    env_id, steps, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    warnings.filterwarnings("ignore", ".*is out of date")
+    torch.set_num_threads(1)
+    eval_env = Monitor(gym.make(env_id))
+    eval_env.reset(seed=seed + 100)
+    evaluations = EvalCallback(
+        eval_env,
+        n_eval_episodes=10,
+        eval_freq=10_000,
+        log_path=f"runs/sb3__{env_id}__{seed}",
+        deterministic=True,
+        verbose=0,
+    )
+    make_model(gym.make(env_id), seed).learn(steps, callback=evaluations)

@@ -1,0 +1,250 @@
+"""Where the time of a training step goes, how far that is from bare arithmetic and from SB3.
+
+python benchmarks/speed.py [td3_continuous] [--compile] [--threads 2]
+
+Prints one table; docs/performance.md defines its figures.
+"""
+
+import contextlib
+import importlib
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+import gymnasium as gym
+import numpy as np
+import stable_baselines3 as sb3
+import torch
+import tyro
+from stable_baselines3.common.noise import NormalActionNoise
+from torch.optim.optimizer import register_optimizer_step_post_hook as after_optimizer_step
+
+ROOT = Path(__file__).resolve().parents[1]
+WARM_UP = 1_000
+
+
+@dataclass
+class Options:
+    script: tyro.conf.Positional[str] = "ddpg_continuous"
+    """the script to measure, without .py"""
+    env_id: str = "HalfCheetah-v4"
+    """id of the environment"""
+    threads: int = 1
+    """CPU threads of PyTorch (the last line of the table measures two against one)"""
+    compile: bool = False
+    """measure the script with its --compile"""
+    steps: int = 2_000
+    """environment steps by which the long runs exceed the short ones"""
+    repeats: int = 5
+    """pairs of short and long runs; the table shows medians"""
+
+
+def run(module, options, timesteps, **changes):
+    """Run the script's own `train` in a temporary folder and return its seconds."""
+    fixed = dict(cuda=False, learning_starts=WARM_UP, eval_interval=0, checkpoint_interval=0)
+    own = dict(env_id=options.env_id, torch_threads=options.threads, compile=options.compile)
+    args = module.Args(total_timesteps=timesteps, eval_episodes=1, **(fixed | own | changes))
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        start = time.perf_counter()
+        module.train(args)
+        return time.perf_counter() - start
+
+
+def run_sb3(algorithm, options, timesteps):
+    """Do the same work with SB3 and return its seconds."""
+    start = time.perf_counter()
+    torch.set_num_threads(options.threads)
+    env = gym.make(options.env_id)
+    noise = NormalActionNoise(
+        np.zeros(env.action_space.shape), np.full(env.action_space.shape, 0.1)
+    )
+    same = dict(learning_rate=3e-4, batch_size=256, tau=0.005, gamma=0.99, buffer_size=1_000_000)
+    nets = dict(net_arch=[256, 256], activation_fn=torch.nn.ReLU)
+    model = algorithm(
+        "MlpPolicy", env, learning_starts=WARM_UP, train_freq=1, gradient_steps=1, **same,
+        action_noise=noise, policy_kwargs=nets, device="cpu", seed=1,
+    )  # fmt: skip
+    model.learn(timesteps, log_interval=None)
+    return time.perf_counter() - start
+
+
+def marginal(options, run_to):
+    """Return the seconds that a further environment step takes, long after learning started."""
+    short = WARM_UP + 500
+    return (run_to(short + options.steps) - run_to(short)) / options.steps
+
+
+def matrix_products(obs_dim, act_dim, critics, batch=256, width=256):
+    """Return two lists of matrix products (a, b, out): all that a critic and an actor update need.
+
+    Nothing else is in them: no bias, activation, loss, optimizer or autograd, no allocation.
+    """
+
+    def product(a, b):
+        return a, b, torch.empty(a.shape[0], b.shape[1])
+
+    def net(*dims):
+        return [(torch.randn(batch, i), torch.randn(o, i)) for i, o in pairwise(dims)]
+
+    def forward(layers):
+        return [product(x, weight.t()) for x, weight in layers]
+
+    def input_grads(layers):
+        return [product(torch.randn(batch, weight.shape[0]), weight) for _, weight in layers]
+
+    def weight_grads(layers):
+        return [product(torch.randn(batch, weight.shape[0]).t(), x) for x, weight in layers]
+
+    actor, qf = net(obs_dim, width, width, act_dim), net(obs_dim + act_dim, width, width, 1)
+    action_grad = [(None, qf[0][1][:, obs_dim:])]
+    critic_update = forward(actor)
+    for _ in range(critics):
+        critic_update += forward(qf) * 2 + weight_grads(qf) + input_grads(qf[1:])
+    actor_update = forward(actor) + forward(qf) + input_grads(action_grad + qf[1:])
+    actor_update += weight_grads(actor) + input_grads(actor[1:])
+    return critic_update, actor_update
+
+
+def split(module, options, block=200):
+    """Run `train` and return the median seconds a step of each part of the loop and of its floor.
+
+    The clock is read where the loop calls a library, which leaves the script untouched. After each
+    `block` of steps the matrix products are timed for as many updates, in the same process.
+    """
+    seconds, blocks, floors, updates = Counter(), [], [], 0
+    part, since = "", 0.0
+
+    def begin(name):
+        nonlocal part, since
+        now = time.perf_counter()
+        seconds[part] += now - since
+        part, since = name, now
+
+    def within(name, function, after="act, log"):
+        def timed(*args, **kwargs):
+            begin(name)
+            result = function(*args, **kwargs)
+            begin(after)
+            return result
+
+        return timed
+
+    def make_envs(*args, **kwargs):
+        envs = original["make_envs"](*args, **kwargs)
+        spaces = envs.single_observation_space, envs.single_action_space
+        products = matrix_products(*(space.shape[0] for space in spaces), critics)
+        floors[:] = zip(("critic floor", "actor floor"), products, (block, block // 2), strict=True)
+        envs.step, envs.reset = (within("environment", f) for f in (envs.step, envs.reset))
+        return envs
+
+    class TimedReplayBuffer(module.ReplayBuffer):
+        def add(self, *args):
+            nonlocal updates
+            begin("")
+            if updates and updates % block == 0:
+                for name, products, times in floors:
+                    begin(name)
+                    for _ in range(times):
+                        for a, b, out in products:
+                            torch.mm(a, b, out=out)
+                begin("")
+                blocks.append({name: value / block for name, value in seconds.items()})
+                seconds.clear()
+            begin("replay: add")
+            super().add(*args)
+            begin("act, log")
+
+        def sample(self, *args):
+            nonlocal updates
+            begin("replay: sample")
+            data = super().sample(*args)
+            updates += 1
+            begin("critic update")
+            return data
+
+    def after_step(optimizer, *_):
+        if part == "actor update":
+            begin("act, log")
+        else:  # `step` starts at WARM_UP, which is even
+            begin("actor update" if updates % 2 else "act, log")
+
+    critics = sum(name.startswith("qf") for name in dir(module.Networks(1, 1, [-1], [1]))) // 2
+    patches = dict(
+        make_envs=make_envs,
+        ReplayBuffer=TimedReplayBuffer,
+        update_targets=within("Polyak", module.update_targets),
+    )
+    original = {name: getattr(module, name) for name in patches}
+    hook = after_optimizer_step(after_step)
+    vars(module).update(patches)
+    try:
+        run(module, options, WARM_UP + options.steps * options.repeats, policy_frequency=2)
+    finally:
+        vars(module).update(original)
+        hook.remove()
+    blocks = blocks[1:]  # the first has start-up in it
+    return {name: median(b.get(name, 0) for b in blocks) for name in blocks[0] if name}
+
+
+def main(options: Options):
+    sys.path.insert(0, str(ROOT))
+    module = importlib.import_module(options.script)
+    algorithm, frequency = {"ddpg": (sb3.DDPG, 1), "td3": (sb3.TD3, 2)}[
+        options.script.split("_")[0]
+    ]
+
+    def ours(timesteps):
+        return run(module, options, timesteps, policy_frequency=frequency)
+
+    def theirs(timesteps):
+        return run_sb3(algorithm, options, timesteps)
+
+    def two_threads(timesteps):
+        return run(module, options, timesteps, torch_threads=2)
+
+    def one_thread(timesteps):
+        return run(module, options, timesteps, torch_threads=1)
+
+    parts = split(module, options)
+    floors = {name: parts.pop(f"{name} floor") for name in ("critic", "actor")}
+    rows = [
+        (name, value, "matrix products" if floor else "", floor, "")
+        for name, value in parts.items()
+        for floor in [floors.get(name.removesuffix(" update"))]
+    ]
+    rows.append(("step, sum of the above", sum(parts.values()), "", None, ""))
+    learning = "replay: sample", "critic update", "actor update", "Polyak"
+    learn = sum(parts[name] for name in learning)
+    rows.append(("sample to Polyak", learn, "matrix products", sum(floors.values()), "70 %"))
+    pairs = [
+        (f"step, policy frequency {frequency}", ours, f"SB3's {algorithm.__name__}", theirs),
+        ("step, 2 threads", two_threads, "1 thread", one_thread),
+    ]
+    for name, run_a, against, run_b in pairs:
+        run_a(WARM_UP + 50), run_b(WARM_UP + 50)  # what only a first run does, compiling above all
+        times = [
+            (marginal(options, run_a), marginal(options, run_b)) for _ in range(options.repeats)
+        ]
+        a, b = (median(column) for column in zip(*times, strict=True))
+        ratio = median(b / a for a, b in times)
+        rows.append((name, a, against, b, "130 %", ratio))
+
+    title = f"{options.script}, {options.env_id}, {options.threads} thread"
+    print(
+        f"| {title}{', compiled' * options.compile} | µs a step | against | µs a step | ratio | bar |"
+    )
+    print("|---|--:|---|--:|--:|--:|")
+    for name, value, against, other, bar, *ratio in rows:
+        other, ratio = (
+            (f"{other * 1e6:.0f}", f"{(ratio or [other / value])[0]:.0%}") if other else ("", "")
+        )
+        print(f"| {name} | {value * 1e6:.0f} | {against} | {other} | {ratio} | {bar} |")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
