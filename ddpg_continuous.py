@@ -121,8 +121,11 @@ def make_envs(args: Args, num_envs: int, video: Path | None = None) -> gym.vecto
     """
     # v4 or v5 is the user's choice, and no video here has the name of another
     warnings.filterwarnings("ignore", ".*(is out of date|Overwriting existing videos)")
-    if video and sys.platform == "linux" and "DISPLAY" not in os.environ:
-        os.environ.setdefault("MUJOCO_GL", "egl")
+    kwargs = {"max_episode_steps": args.max_episode_steps}
+    if video:
+        kwargs["render_mode"] = "rgb_array"
+        if sys.platform == "linux" and "DISPLAY" not in os.environ:
+            os.environ.setdefault("MUJOCO_GL", "egl")
 
     def record(env: gym.Env) -> gym.Env:
         env.reset()
@@ -132,8 +135,6 @@ def make_envs(args: Args, num_envs: int, video: Path | None = None) -> gym.vecto
 
     options = {"autoreset_mode": gym.vector.AutoresetMode.DISABLED}
     wrappers = [record] * bool(video) + [gym.wrappers.RecordEpisodeStatistics]
-    mode = "rgb_array" if video else None
-    kwargs = {"max_episode_steps": args.max_episode_steps, "render_mode": mode}
     try:
         envs = gym.make_vec(args.env_id, num_envs, "sync", options, wrappers, **kwargs)
     except Exception as error:
@@ -427,10 +428,10 @@ def train(args: Args) -> dict:
         # Log
         last, stopping = global_step >= args.total_timesteps, bool(stops)
         boundary = stopping or due(args.checkpoint_interval)
-        if boundary or last or due(1_000):
-            for name, value in (metrics | dict(nets.named_parameters())).items():
-                if not value.isfinite().all():
-                    fail(f"{name} is not finite at step {global_step} of {run_dir}", code=1)
+        for name, value in (metrics | dict(nets.named_parameters() if boundary else [])).items():
+            if not value.isfinite().all():
+                fail(f"{name} is not finite at step {global_step} of {run_dir}", code=1)
+        if boundary or due(1_000):
             for name, value in metrics.items():
                 writer.add_scalar(f"losses/{name}", value.mean(), global_step)
             speed = (global_step - log_step) / (time.perf_counter() - log_time)

@@ -212,15 +212,19 @@ def main(options: Options):
 
     parts = split(module, options)
     floors = {name: parts.pop(f"{name} floor") for name in ("critic", "actor")}
+    against = "matrix products"
     rows = [
-        (name, value, "matrix products" if floor else "", floor, "")
-        for name, value in parts.items()
-        for floor in [floors.get(name.removesuffix(" update"))]
+        ("act, log", parts["act, log"]),
+        ("environment", parts["environment"]),
+        ("replay: add", parts["replay: add"]),
+        ("replay: sample", parts["replay: sample"]),
+        ("critic update", parts["critic update"], against, floors["critic"]),
+        ("actor update, half of one", parts["actor update"], against, floors["actor"]),
+        ("Polyak, half of one", parts["Polyak"]),
+        ("whole step", sum(parts.values())),
     ]
-    rows.append(("step, sum of the above", sum(parts.values()), "", None, ""))
-    learning = "replay: sample", "critic update", "actor update", "Polyak"
-    learn = sum(parts[name] for name in learning)
-    rows.append(("sample to Polyak", learn, "matrix products", sum(floors.values()), "70 %"))
+    learn = sum(value for _, value, *_ in rows[3:7])
+    rows.append(("sample to Polyak", learn, against, sum(floors.values()), "70 %"))
     pairs = [
         (f"step, policy frequency {frequency}", ours, f"SB3's {algorithm.__name__}", theirs),
         ("step, 2 threads", two_threads, "1 thread", one_thread),
@@ -234,15 +238,14 @@ def main(options: Options):
         ratio = median(b / a for a, b in times)
         rows.append((name, a, against, b, "130 %", ratio))
 
-    title = f"{options.script}, {options.env_id}, {options.threads} thread"
-    print(
-        f"| {title}{', compiled' * options.compile} | µs a step | against | µs a step | ratio | bar |"
-    )
+    title = f"{options.script}, {options.env_id}, {options.threads} thread(s)"
+    title += ", compiled" * options.compile
+    print(f"| {title} | µs a step | against | µs a step | ratio | bar |")
     print("|---|--:|---|--:|--:|--:|")
-    for name, value, against, other, bar, *ratio in rows:
-        other, ratio = (
-            (f"{other * 1e6:.0f}", f"{(ratio or [other / value])[0]:.0%}") if other else ("", "")
-        )
+    for name, value, *rest in rows:
+        against, other, bar, ratio = [*rest, "", "", "", ""][:4]
+        if other:
+            other, ratio = f"{other * 1e6:.0f}", f"{ratio or other / value:.0%}"
         print(f"| {name} | {value * 1e6:.0f} | {against} | {other} | {ratio} | {bar} |")
 
 

@@ -1,0 +1,138 @@
+"""What is stored is what happened, within the bounds of each dimension; the rest is refused."""
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+NAME, EPISODE, TIME = 0, 1, 2
+
+
+def replay(run_dir):
+    state = torch.load(run_dir / "checkpoint.pt", weights_only=True)
+    return {name: tensor.numpy() for name, tensor in state["rb"].items()}
+
+
+@pytest.mark.parametrize("num_envs", [1, 3])
+def test_stored_transitions_are_those_that_happened(quick, num_envs):
+    """Across truncation (5 steps), termination (7 steps) and the ends of segments."""
+    run_dir, _ = quick(num_envs=num_envs)
+    rb = replay(run_dir)
+    steps = 300 // num_envs
+    assert rb["observations"].shape == (steps, num_envs, 3)
+    for env in range(num_envs):
+        obs, next_obs = rb["observations"][:, env], rb["next_observations"][:, env]
+        length, terminates = np.where(obs[:, EPISODE] % 2 == 0, 7, 5), obs[:, EPISODE] % 2 == 0
+        assert (obs[:, NAME] == env).all()
+        assert (next_obs[:, :TIME] == obs[:, :TIME]).all()
+        assert (next_obs[:, TIME] == obs[:, TIME] + 1).all()
+        expected = 100 * env + 10 * next_obs[:, EPISODE] + next_obs[:, TIME]
+        assert (rb["rewards"][:, env] == expected).all()
+        ended = next_obs[:, TIME] == length
+        assert (rb["dones"][:, env] == (ended & terminates)).all()
+        # the next row continues the episode, or starts one after an end or a segment's boundary
+        new = obs[1:, TIME] == 0
+        assert (obs[1:, EPISODE] == obs[:-1, EPISODE] + new).all()
+        assert (obs[1:, TIME] == np.where(new, 0, next_obs[:-1, TIME])).all()
+        row = np.arange(1, steps) * num_envs
+        boundary = row % 100 < num_envs
+        assert (new == (ended[:-1] | boundary)).all()
+        assert (boundary & ~ended[:-1]).any(), "no boundary cut an episode"
+
+
+@pytest.mark.parametrize("env_id", ["toy/Count-v0", "toy/OneSided-v0"])
+def test_actions_fill_the_bounds_of_each_dimension_and_stay_inside(quick, script, env_id):
+    """Random ones first, then the actor's under noise so large that it meets every bound."""
+    run_dir, _ = quick(env_id=env_id, exploration_noise=3.0)
+    space = script.make_envs(script.Args(env_id=env_id), 1).single_action_space
+    actions = replay(run_dir)["actions"][:, 0]
+    assert (actions >= space.low).all()
+    assert (actions <= space.high).all()
+    random, noisy = actions[:100], actions[100:]
+    assert (random.max(0) - random.min(0) > 0.9 * (space.high - space.low)).all()
+    assert (noisy.min(0) == space.low).all()
+    assert (noisy.max(0) == space.high).all()
+
+
+def test_actor_reaches_each_bound(script):
+    low, high = np.array([-1.0, 0.0, -5.0]), np.array([1.0, 2.0, 5.0])
+    actor = script.Actor(4, 3, low, high)
+    with torch.no_grad():
+        actor.fc_mu.bias.fill_(50)
+        np.testing.assert_allclose(actor(torch.zeros(2, 4)), [high, high])
+        actor.fc_mu.bias.fill_(-50)
+        np.testing.assert_allclose(actor(torch.zeros(2, 4)), [low, low])
+
+
+def test_exploration_noise_is_independent_for_each_environment_and_dimension(quick, script):
+    """At learning rate 0 the actor is known: what its actions have on top is the noise."""
+    run_dir, _ = quick(num_envs=3, learning_starts=0, learning_rate=0.0, exploration_noise=0.05)
+    rb, scale = replay(run_dir), np.array([1.0, 5.0])
+    nets = script.Networks(3, 2, -scale, scale)
+    nets.load_state_dict(torch.load(run_dir / "model.pt", weights_only=True))
+    with torch.no_grad():
+        means = nets.actor(torch.tensor(rb["observations"])).numpy()
+    noise = ((rb["actions"] - means) / scale / 0.05).reshape(-1, 6)
+    assert np.abs(np.corrcoef(noise.T) - np.eye(6)).max() < 0.35
+    assert noise.std(0) == pytest.approx(np.ones(6), rel=0.25)
+
+
+@pytest.mark.parametrize("num_envs", [1, 3])
+def test_every_episode_is_logged_with_its_own_length(quick, num_envs):
+    run_dir, _ = quick(num_envs=num_envs)
+    rb, events = replay(run_dir), EventAccumulator(str(run_dir)).Reload()
+    even = rb["observations"][:, :, EPISODE] % 2 == 0
+    ended = rb["next_observations"][:, :, TIME] == np.where(even, 7, 5)
+    lengths = [event.value for event in events.Scalars("charts/episodic_length")]
+    returns = [event.value for event in events.Scalars("charts/episodic_return")]
+    assert lengths == rb["next_observations"][:, :, TIME][ended].tolist()
+    k = np.array(lengths)
+    name, episode = (rb["next_observations"][:, :, i][ended] for i in (NAME, EPISODE))
+    np.testing.assert_allclose(returns, k * (100 * name + 10 * episode) + k * (k + 1) / 2)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "value"), [("toy/Terminates-v0", 1.0), ("toy/Truncates-v0", 1 / (1 - 0.5))]
+)
+def test_targets_bootstrap_through_truncation_and_not_through_termination(
+    quick, script, env_id, value
+):
+    """Reward 1 each step: Q is 1 where each step terminates, 1/(1-γ) where it is a time limit."""
+    run_dir, _ = quick(env_id=env_id, gamma=0.5, tau=0.1, learning_rate=3e-3, learning_starts=20)
+    low, high = np.array([-1.0]), np.array([1.0])
+    nets = script.Networks(1, 1, low, high)
+    nets.load_state_dict(torch.load(run_dir / "model.pt", weights_only=True))
+    actions = torch.linspace(-1, 1, 9)[:, None]
+    with torch.no_grad():
+        assert nets.qf1(torch.zeros(9, 1), actions).numpy() == pytest.approx(value, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"env_id": "CartPole-v1"}, "Discrete"),
+        ({"env_id": "toy/Dict-v0"}, "Dict"),
+        ({"env_id": "toy/Unbounded-v0"}, "finite bounds"),
+        ({"env_id": "CarRacing-v3"}, "CarRacing"),
+        ({"env_id": "Nothing-v0"}, "Nothing"),
+        ({"env_id": "no_such_module:Nothing-v0"}, "no_such_module"),
+        ({"gamma": 1.1}, "--gamma"),
+        ({"gamma": float("nan")}, "--gamma"),
+        ({"num_envs": 0}, "--num-envs"),
+        ({"seed": -1}, "--seed"),
+        ({"learning_rate": float("inf")}, "--learning-rate"),
+        ({"run_name": "../elsewhere"}, "--run-name"),
+        ({"run_name": "a/b"}, "--run-name"),
+        ({"run_name": ".."}, "--run-name"),
+        ({"resume": True}, "--run-name"),
+    ],
+)
+def test_unusable_input_gets_one_line_and_exit_code_2(quick, capsys, tmp_path, settings, word):
+    with pytest.raises(SystemExit) as stop:
+        quick(**settings)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert word in error
+    assert list(tmp_path.iterdir()) == []

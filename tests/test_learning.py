@@ -1,0 +1,34 @@
+"""A problem with a known optimum is solved."""
+
+import gymnasium as gym
+from conftest import Regulator
+
+
+def optimal_cost_per_x2():
+    """Return P with -P x² as the best return of an episode that starts in x (Riccati recursion)."""
+    a, b, q, r = Regulator.A, Regulator.B, Regulator.Q, Regulator.R
+    p = 0.0
+    for _ in range(Regulator.HORIZON):
+        p = q + a * a * p - (a * b * p) ** 2 / (r + b * b * p)
+    return p
+
+
+def test_linear_quadratic_problem_is_solved_to_within_5_percent(quick, script):
+    """Over the episodes of the last evaluation, whose initial states are known by their seeds."""
+    episodes, seed = 20, 1
+    _, result = quick(
+        env_id="toy/Regulator-v0",
+        seed=seed,
+        total_timesteps=6000,
+        learning_starts=1000,
+        checkpoint_interval=0,
+        eval_interval=0,
+        eval_episodes=episodes,
+        buffer_size=10_000,
+        batch_size=128,
+        learning_rate=1e-3,
+    )
+    envs = gym.make_vec("toy/Regulator-v0", episodes, "sync")
+    obs, _ = envs.reset(seed=seed + 100)
+    optimum = -optimal_cost_per_x2() * (obs**2).mean()
+    assert optimum * 1.05 <= result["eval_mean"] <= optimum * 0.9999

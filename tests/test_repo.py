@@ -1,0 +1,96 @@
+"""Pins, defaults, and the four places in which the handout's listing fails or misleads."""
+
+import re
+import tomllib
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import ROOT
+from torch import nn
+
+HANDOUT = {
+    "env_id": "Hopper-v4",
+    "total_timesteps": 1_000_000,
+    "learning_rate": 3e-4,
+    "buffer_size": 1_000_000,
+    "gamma": 0.99,
+    "tau": 0.005,
+    "batch_size": 256,
+    "exploration_noise": 0.1,
+    "learning_starts": 25_000,
+    "policy_frequency": 2,
+    "noise_clip": 0.5,
+}
+OURS = {
+    "torch_threads": 2,
+    "num_envs": 1,
+    "run_name": None,
+    "resume": False,
+    "checkpoint_interval": 50_000,
+    "eval_interval": 10_000,
+    "eval_episodes": 10,
+    "capture_video": False,
+    "compile": False,
+}
+
+
+def test_script_header_pins_what_requirements_pin(script):
+    source = (ROOT / f"{script.__name__}.py").read_text()
+    header = re.search(r"^# /// script\n(.*?)^# ///$", source, re.MULTILINE | re.DOTALL)[1]
+    pins = tomllib.loads(re.sub(r"^# ?", "", header, flags=re.MULTILINE))["dependencies"]
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    required = [line.split("#")[0].strip() for line in lines]
+    assert sorted(pins) == sorted(filter(None, required))
+    assert all("==" in pin for pin in pins)
+
+
+def test_defaults_are_the_handouts(script):
+    args = vars(script.Args())
+    expected = HANDOUT | OURS | {"exp_name": script.__name__}
+    assert {name: args[name] for name in expected} == expected
+    assert {name: type(args[name]) for name in HANDOUT} == {n: type(v) for n, v in HANDOUT.items()}
+
+
+def test_handout_critic_cannot_take_an_observation(script):
+    """As printed its first layer has the width of the action alone."""
+    obs, actions = torch.zeros(4, 11), torch.zeros(4, 3)
+    as_printed = nn.Linear(actions.shape[1], 256)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        as_printed(torch.cat([obs, actions], 1))
+    assert script.QNetwork(11, 3)(obs, actions).shape == (4,)
+
+
+def test_handout_target_broadcasts_to_a_matrix():
+    """(N,) rewards plus (N, 1) values: every prediction is drawn to the mean of all targets."""
+    rewards, values = torch.tensor([0.0, 10.0]), torch.zeros(2, 1)
+    target = rewards + 0.99 * values
+    assert target.shape == (2, 2)
+    predictions = torch.zeros(2, 1, requires_grad=True)
+    F.mse_loss(predictions, target).backward()
+    assert predictions.grad.flatten().tolist() == [-5.0, -5.0]  # and not [0, -10]
+
+
+def test_handout_int_field_holds_a_float(script):
+    """Annotations are not enforced: `learning_starts: int = 25e3` is a float."""
+
+    class AsPrinted:
+        learning_starts: int = 25e3
+
+    assert isinstance(AsPrinted.learning_starts, float)
+    assert type(script.Args.learning_starts) is int
+
+
+def test_handout_noise_clip_is_read_here(script):
+    """Nothing in the printed listing reads `noise_clip`; here it bounds the smoothing noise."""
+    torch.manual_seed(0)
+    nets = script.Networks(3, 2, -np.ones(2), np.ones(2))
+    shapes = {"observations": 3, "actions": 2, "next_observations": 3, "dones": 1, "rewards": 1}
+    data = type("Batch", (), {name: torch.rand(8, size) for name, size in shapes.items()})
+    losses = []
+    for noise_clip in 0.0, 0.5:
+        torch.manual_seed(1)
+        args = script.Args(policy_noise=0.3, noise_clip=noise_clip)
+        losses.append(script.critic_loss(nets, data, args)[0].item())
+    assert losses[0] != losses[1]
