@@ -213,10 +213,18 @@ def critic_loss(nets, data, args):
     return qf1_loss, {"qf1_loss": qf1_loss, "qf1_values": qf1_a_values}
 
 
-def actor_loss(nets, data):
-    """Return -E[Q(s, μ(s))], a scalar: minus the objective of the deterministic policy gradient."""
+def actor_loss(nets, data, args):
+    """Return -E[Q(s, μ(s))], minus the objective of the deterministic policy gradient, likewise."""
     # ∇_θ J = E[∇_a Q(s, a) ∇_θ μ(s)] at a = μ(s)   [Lillicrap et al. 2015, Eq. 6]
-    return -nets.qf1(data.observations, nets.actor(data.observations)).mean()
+    actor_loss = -nets.qf1(data.observations, nets.actor(data.observations)).mean()
+    return actor_loss, {"actor_loss": actor_loss}
+
+
+def backward(loss_function, parameters, *inputs):
+    """Put the gradient of a loss into the `grad` of these parameters alone; return what to log."""
+    loss, metrics = loss_function(*inputs)
+    loss.backward(inputs=parameters)
+    return {name: value.detach() for name, value in metrics.items()}
 
 
 def update_targets(nets, tau):
@@ -346,8 +354,9 @@ def train(args: Args) -> dict:
     obs_dim, act_dim = envs.single_observation_space.shape[0], envs.single_action_space.shape[0]
     low, high = envs.single_action_space.low, envs.single_action_space.high
     nets = Networks(obs_dim, act_dim, low, high).to(device)
-    q_optimizer = optim.Adam(nets.qf1.parameters(), lr=args.learning_rate, fused=True)
-    actor_optimizer = optim.Adam(nets.actor.parameters(), lr=args.learning_rate, fused=True)
+    q_parameters, actor_parameters = list(nets.qf1.parameters()), list(nets.actor.parameters())
+    q_optimizer = optim.Adam(q_parameters, lr=args.learning_rate, fused=True)
+    actor_optimizer = optim.Adam(actor_parameters, lr=args.learning_rate, fused=True)
     spaces = gym.spaces.Box(-np.inf, np.inf, (obs_dim,), np.float32), envs.single_action_space
     rb = ReplayBuffer(
         args.buffer_size, *spaces, device, args.num_envs, handle_timeout_termination=False
@@ -372,8 +381,11 @@ def train(args: Args) -> dict:
 
     stops, metrics, log_step, log_time = [], {}, global_step, time.perf_counter()
     handlers = {signum: signal.signal(signum, stop) for signum in (signal.SIGINT, signal.SIGTERM)}
-    maybe_compiled = torch.compile if args.compile else lambda function: function
-    critic_objective, actor_objective = map(maybe_compiled, (critic_loss, actor_loss))
+    torch._dynamo.config.trace_autograd_ops = True  # a loss and its gradient in one graph
+    differentiate = backward
+    if args.compile:
+        torch._dynamo.config.trace_autograd_ops = True  # a loss and its gradient in one graph
+        differentiate = torch.compile(backward, fullgraph=True)
     if args.capture_video:
         make_envs(args, 1, run_dir / "videos" / "check").close()
     writer = SummaryWriter(str(run_dir), purge_step=global_step + 1)
@@ -412,18 +424,14 @@ def train(args: Args) -> dict:
         # Learn
         for step in range(max(global_step - args.num_envs, args.learning_starts), global_step):
             data = rb.sample(args.batch_size)
-            qf_loss, critic_metrics = critic_objective(nets, data, args)
             q_optimizer.zero_grad()
-            qf_loss.backward()
+            metrics |= differentiate(critic_loss, q_parameters, nets, data, args)
             q_optimizer.step()
             if step % args.policy_frequency == 0:
-                loss = actor_objective(nets, data)
                 actor_optimizer.zero_grad()
-                loss.backward(inputs=list(nets.actor.parameters()))  # none for the critic's weights
+                metrics |= differentiate(actor_loss, actor_parameters, nets, data, args)
                 actor_optimizer.step()
                 update_targets(nets, args.tau)
-                metrics = {"actor_loss": loss}
-            metrics |= critic_metrics
 
         # Log
         last, stopping = global_step >= args.total_timesteps, bool(stops)

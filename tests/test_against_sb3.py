@@ -79,14 +79,12 @@ def test_updates_equal_those_of_sb3(name, n_critics, policy_noise):
         np.random.seed(step)
         torch.manual_seed(step)
         data = rb.sample(args.batch_size)
-        loss, _ = script.critic_loss(nets, data, args)
         q_optimizer.zero_grad()
-        loss.backward()
+        script.backward(script.critic_loss, q_parameters, nets, data, args)
         q_optimizer.step()
         if step % args.policy_frequency == 0:
-            loss = script.actor_loss(nets, data)
             actor_optimizer.zero_grad()
-            loss.backward(inputs=list(nets.actor.parameters()))
+            script.backward(script.actor_loss, list(nets.actor.parameters()), nets, data, args)
             actor_optimizer.step()
             script.update_targets(nets, args.tau)
 

@@ -92,8 +92,8 @@ def check_critic_gradient(script):
 
 def check_actor_gradient(script):
     """The gradient is -E[∇_a Q ∇_θ μ], computed with both factors apart."""
-    nets, data, _ = setup(script)
-    script.actor_loss(nets, data).backward(inputs=list(nets.actor.parameters()))
+    nets, data, args = setup(script)
+    script.backward(script.actor_loss, list(nets.actor.parameters()), nets, data, args)
     actions = nets.actor(data.observations)
     at = actions.detach().requires_grad_()
     (slope,) = torch.autograd.grad(nets.qf1(data.observations, at).sum(), at)
@@ -115,7 +115,20 @@ def check_polyak(script):
             torch.testing.assert_close(θ_new, 0.1 * θ + 0.9 * θ_old)
 
 
-CHECKS = [check_critic_loss_value, check_critic_gradient, check_actor_gradient, check_polyak]
+def check_actor_update_leaves_no_gradient_in_the_critic(script):
+    nets, data, args = setup(script)
+    script.backward(script.actor_loss, list(nets.actor.parameters()), nets, data, args)
+    assert all(parameter.grad is None for parameter in nets.qf1.parameters())
+    assert all(parameter.grad is not None for parameter in nets.actor.parameters())
+
+
+CHECKS = [
+    check_critic_loss_value,
+    check_critic_gradient,
+    check_actor_gradient,
+    check_polyak,
+    check_actor_update_leaves_no_gradient_in_the_critic,
+]
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -129,9 +142,10 @@ MUTANTS = {
     "online critic as target": ("nets.qf1_target(data", "nets.qf1(data", 0),
     "online actor as target": ("nets.target_actor(data", "nets.actor(data", 0),
     "no discount": ("args.gamma * not_done", "not_done", 0),
-    "actor descends Q": ("return -nets.qf1(", "return nets.qf1(", 2),
+    "actor descends Q": ("actor_loss = -nets", "actor_loss = nets", 2),
     "actor ignores its state": ("nets.actor(data.observations))", "data.actions)", 2),
     "sum for mean": (".mean()", ".sum()", 2),
+    "gradient of every parameter": ("backward(inputs=parameters)", "backward()", 4),
     "swapped Polyak": ("list(net.parameters()), tau)", "list(net.parameters()), 1 - tau)", 3),
     "Polyak of the actor alone": ("(nets.qf1, nets.qf1_target)]", "]", 3),
 }
@@ -162,13 +176,6 @@ def test_actor_gradient_is_that_of_regression_to_one_gradient_step(script):
     regression = 0.5 * ((nets.actor(data.observations) - improved) ** 2).sum(1).mean()
     for up, down in zip(ascent, torch.autograd.grad(regression, parameters), strict=True):
         torch.testing.assert_close(down, -up)
-
-
-def test_actor_update_leaves_no_gradient_in_the_critic(script):
-    nets, data, _ = setup(script)
-    script.actor_loss(nets, data).backward(inputs=list(nets.actor.parameters()))
-    assert all(parameter.grad is None for parameter in nets.qf1.parameters())
-    assert all(parameter.grad is not None for parameter in nets.actor.parameters())
 
 
 def test_smoothing_noise_is_drawn_for_each_sample_and_dimension_clipped_and_scaled(script):

@@ -21,6 +21,7 @@ SHARED = {
     "Evaluation": r"^# ---- Evaluation ----$.*?(?=^# ---- )",
     "Checkpoint": r"^# ---- Checkpoint ----$.*?(?=^# ---- )",
     "Training: helpers": r"^# ---- Training ----$.*?(?=^def train)",
+    "Losses: backward": r"^def backward.*?(?=^def )",
     "Training: set-up": r"^def train.*?(?=^    nets = )",
     "Training: run": r"^    spaces = .*?(?=^        # Act$)",
     "Training: store to end": r"^        # Step$.*?\Z",
