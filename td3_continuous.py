@@ -194,7 +194,11 @@ class Networks(nn.Module):
         self.qf2 = QNetwork(obs_dim, act_dim)
         self.target_actor = deepcopy(self.actor).requires_grad_(False)
         self.qf1_target = deepcopy(self.qf1).requires_grad_(False)
+        self.sources = [*self.actor.parameters(), *self.qf1.parameters()]
+        self.targets = [*self.target_actor.parameters(), *self.qf1_target.parameters()]
         self.qf2_target = deepcopy(self.qf2).requires_grad_(False)
+        self.sources += self.qf2.parameters()
+        self.targets += self.qf2_target.parameters()
 
 
 # ---- Losses ----
@@ -236,10 +240,7 @@ def backward(loss_function, parameters, *inputs):
 
 def update_targets(nets, tau):
     """Polyak averaging, θ' ← τθ + (1-τ)θ'   [Lillicrap et al. 2015, Alg. 1]."""
-    pairs = [(nets.actor, nets.target_actor), (nets.qf1, nets.qf1_target)]
-    pairs += [(nets.qf2, nets.qf2_target)]
-    for net, target in pairs:
-        torch._foreach_lerp_(list(target.parameters()), list(net.parameters()), tau)
+    torch._foreach_lerp_(nets.targets, nets.sources, tau)
 
 
 # ---- Evaluation ----
@@ -384,6 +385,11 @@ def train(args: Args) -> dict:
     def due(interval: int) -> bool:
         return interval > 0 and global_step % interval < args.num_envs
 
+    def check_finite() -> None:
+        for name, value in (metrics | dict(nets.named_parameters())).items():
+            if not value.isfinite().all():
+                fail(f"{name} is not finite at step {global_step} of {run_dir}", code=1)
+
     def stop(signum: int, _) -> None:
         stops.append(signum)
         signal.signal(signum, signal.SIG_DFL)
@@ -412,6 +418,8 @@ def train(args: Args) -> dict:
                 noise = torch.randn_like(actions) * args.exploration_noise
                 actions = actions + noise * nets.actor.action_scale
             actions = actions.cpu().numpy().clip(low, high)
+            if not np.isfinite(actions).all():
+                check_finite()
 
         # Step
         next_obs, rewards, terminations, truncations, infos = envs.step(actions)
@@ -444,10 +452,8 @@ def train(args: Args) -> dict:
         # Log
         last, stopping = global_step >= args.total_timesteps, bool(stops)
         boundary = stopping or due(args.checkpoint_interval)
-        for name, value in (metrics | dict(nets.named_parameters() if boundary else [])).items():
-            if not value.isfinite().all():
-                fail(f"{name} is not finite at step {global_step} of {run_dir}", code=1)
         if boundary or due(1_000):
+            check_finite()
             for name, value in metrics.items():
                 writer.add_scalar(f"losses/{name}", value.mean(), global_step)
             speed = (global_step - log_step) / (time.perf_counter() - log_time)
@@ -466,8 +472,8 @@ def train(args: Args) -> dict:
                 evaluate(nets.actor, args, 1, video)
 
         # Checkpoint
-        progress |= {"step": global_step, "seconds": time.perf_counter() - start}
         if boundary:
+            progress |= {"step": global_step, "seconds": time.perf_counter() - start}
             writer.flush()
             save(checkpoint_file, training_state(args, progress, *learner))
             if stopping:
@@ -481,9 +487,11 @@ def train(args: Args) -> dict:
     if global_step < args.total_timesteps:
         print(f"stopped at step {global_step}; add --resume --run-name {args.run_name} to go on")
         raise SystemExit(75 if signal.SIGTERM in stops else 130)
-    progress |= {"eval_episodes": args.eval_episodes, "SPS": global_step / progress["seconds"]}
-    save(result_file, progress)
-    return progress
+    seconds = time.perf_counter() - start
+    result = progress | {"step": global_step, "seconds": seconds, "SPS": global_step / seconds}
+    result |= {"eval_episodes": args.eval_episodes}
+    save(result_file, result)
+    return result
 
 
 if __name__ == "__main__":

@@ -146,8 +146,12 @@ MUTANTS = {
     "actor ignores its state": ("nets.actor(data.observations))", "data.actions)", 2),
     "sum for mean": (".mean()", ".sum()", 2),
     "gradient of every parameter": ("backward(inputs=parameters)", "backward()", 4),
-    "swapped Polyak": ("list(net.parameters()), tau)", "list(net.parameters()), 1 - tau)", 3),
-    "Polyak of the actor alone": ("(nets.qf1, nets.qf1_target)]", "]", 3),
+    "swapped Polyak": ("nets.sources, tau)", "nets.sources, 1 - tau)", 3),
+    "Polyak of the actor alone": (
+        "(nets.targets, nets.sources",
+        "(nets.targets[:6], nets.sources[:6]",
+        3,
+    ),
 }
 
 
