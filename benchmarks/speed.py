@@ -7,6 +7,7 @@ Prints one table; docs/performance.md defines its figures.
 
 import contextlib
 import importlib
+import re
 import sys
 import tempfile
 import time
@@ -22,6 +23,7 @@ import stable_baselines3 as sb3
 import torch
 import tyro
 from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch.optim.optimizer import register_optimizer_step_post_hook as after_optimizer_step
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -191,6 +193,52 @@ def split(module, options, block=200):
     return {name: median(b.get(name, 0) for b in blocks) for name in blocks[0] if name}
 
 
+def updates_alone(module, options, block=50):
+    """Return the median seconds a step of updates back to back on one batch, and of their floor."""
+    torch.set_num_threads(options.threads)
+    envs = module.make_envs(module.Args(env_id=options.env_id), 1)
+    space = envs.single_action_space
+    obs_dim, act_dim = envs.single_observation_space.shape[0], space.shape[0]
+    nets = module.Networks(obs_dim, act_dim, space.low, space.high)
+    critics = [net for name, net in nets.named_children() if re.fullmatch(r"qf\d", name)]
+    q_parameters = [parameter for net in critics for parameter in net.parameters()]
+    actor_parameters = list(nets.actor.parameters())
+    q_optimizer = torch.optim.Adam(q_parameters, lr=3e-4, fused=True)
+    actor_optimizer = torch.optim.Adam(actor_parameters, lr=3e-4, fused=True)
+    obs, next_obs, flags = torch.randn(256, obs_dim), torch.randn(256, obs_dim), torch.zeros(256, 1)
+    actions, rewards = torch.rand(256, act_dim) * 2 - 1, torch.randn(256, 1)
+    data, args = ReplayBufferSamples(obs, actions, next_obs, flags, rewards), module.Args()
+    differentiate = module.backward
+    if options.compile:
+        torch._dynamo.config.trace_autograd_ops = True
+        differentiate = torch.compile(module.backward, fullgraph=True)
+
+    def update():
+        for _ in range(2):
+            q_optimizer.zero_grad()
+            differentiate(module.critic_loss, q_parameters, nets, data, args)
+            q_optimizer.step()
+        actor_optimizer.zero_grad()
+        differentiate(module.actor_loss, actor_parameters, nets, data, args)
+        actor_optimizer.step()
+        module.update_targets(nets, args.tau)
+
+    critic, actor = matrix_products(obs_dim, act_dim, len(critics))
+
+    def products():
+        for a, b, out in critic + critic + actor:
+            torch.mm(a, b, out=out)
+
+    times = {update: [], products: []}
+    for _ in range(4 * options.repeats):
+        for work, seconds in times.items():
+            start = time.perf_counter()
+            for _ in range(block):
+                work()
+            seconds.append((time.perf_counter() - start) / block / 2)
+    return [median(seconds[2:]) for seconds in times.values()]
+
+
 def main(options: Options):
     sys.path.insert(0, str(ROOT))
     module = importlib.import_module(options.script)
@@ -224,7 +272,9 @@ def main(options: Options):
         ("whole step", sum(parts.values())),
     ]
     learn = sum(value for _, value, *_ in rows[3:7])
-    rows.append(("sample to Polyak", learn, against, sum(floors.values()), "70 %"))
+    rows.append(("sample to Polyak", learn, against, sum(floors.values())))
+    alone, floor = updates_alone(module, options)
+    rows.append(("updates back to back", alone, against, floor, "70 %"))
     pairs = [
         (f"step, policy frequency {frequency}", ours, f"SB3's {algorithm.__name__}", theirs),
         ("step, 2 threads", two_threads, "1 thread", one_thread),

@@ -1,6 +1,8 @@
 """Pins, defaults, and the four places in which the handout's listing fails or misleads."""
 
+import importlib
 import re
+import shlex
 import tomllib
 
 import numpy as np
@@ -94,3 +96,22 @@ def test_handout_noise_clip_is_read_here(script):
         args = script.Args(policy_noise=0.3, noise_clip=noise_clip)
         losses.append(script.critic_loss(nets, data, args)[0].item())
     assert losses[0] != losses[1]
+
+
+def commands():
+    """Yield each command line of the README and the docs that starts one of the scripts."""
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for line in page.read_text().splitlines():
+            if found := re.search(r"^[^|`]*python (\w+_continuous)\.py ([^#`]*)", line):
+                yield pytest.param(*found.groups(), id=f"{page.name}: {found[2].strip()}")
+
+
+@pytest.mark.parametrize(("name", "flags"), list(commands()))
+def test_printed_command_is_understood(name, flags):
+    module = importlib.import_module(name)
+    words = shlex.split(flags)
+    if "--help" in words:
+        with pytest.raises(SystemExit, match="0"):
+            module.tyro.cli(module.Args, args=words)
+    else:
+        module.check_args(module.tyro.cli(module.Args, args=words))
