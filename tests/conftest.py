@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import time
 from pathlib import Path
 
 import gymnasium as gym
@@ -110,6 +111,20 @@ class NanLater(Count):
         return float("nan") if self.steps > 150 else 1.0
 
 
+class Sleepy(Count):
+    """Its 50th step takes an hour; a file says that it has begun."""
+
+    def step(self, action):
+        if (self.episode, self.time) == (9, 1):
+            Path("asleep").touch()
+            time.sleep(3600)
+        return super().step(action)
+
+
+class Image(Count):
+    observation_space = gym.spaces.Box(-1, 1, (4, 4), np.float32)
+
+
 class DictObs(Count):
     observation_space = gym.spaces.Dict({"x": gym.spaces.Box(-1, 1, (1,))})
 
@@ -126,6 +141,8 @@ gym.register("toy/Terminates-v0", Constant, max_episode_steps=10, kwargs={"termi
 gym.register("toy/Truncates-v0", Constant, max_episode_steps=1, kwargs={"terminates": False})
 gym.register("toy/Regulator-v0", Regulator, max_episode_steps=Regulator.HORIZON)
 gym.register("toy/NanLater-v0", NanLater)
+gym.register("toy/Sleepy-v0", Sleepy)
+gym.register("toy/Image-v0", Image)
 gym.register("toy/Dict-v0", DictObs)
 gym.register("toy/Unbounded-v0", Unbounded)
 

@@ -60,6 +60,22 @@ def numpy_target(nets, data, gamma, noise=0.0):
     return rewards[:, 0] + gamma * (1 - dones[:, 0]) * values
 
 
+def steepest(weight):
+    """Return the index of the entry with the largest gradient."""
+    assert weight.grad is not None, "no gradient"
+    return np.unravel_index(weight.grad.abs().argmax(), weight.shape)
+
+
+def finite_difference(weight, index, function, step=1e-5):
+    """Return the slope of a function of the networks as one of their weights changes."""
+    values = []
+    for change in step, -2 * step:
+        weight.data[index] += change
+        values.append(function())
+    weight.data[index] += step
+    return (values[0] - values[1]) / (2 * step)
+
+
 # Checks: true of a script, and broken by the mutants below.
 def check_critic_loss_value(script):
     nets, data, args = setup(script)
@@ -72,22 +88,20 @@ def check_critic_loss_value(script):
 def check_critic_gradient(script):
     """Finite differences move the critic alone: a gradient through the target would differ."""
     nets, data, args = setup(script)
-    nets.target_actor.requires_grad_(True)
-    nets.qf1_target.requires_grad_(True)
+    frozen = [nets.actor, nets.target_actor, *(target for _, target in critics(nets))]
+    for net in frozen:
+        net.requires_grad_(True)
     script.critic_loss(nets, data, args)[0].backward()
-    weight = nets.qf1.fc3.weight
     y = numpy_target(nets, data, args.gamma)
     obs, actions = data.observations.numpy(), data.actions.numpy()
-    for i in 0, 17, 200:
-        losses = []
-        for step in 1e-5, -2e-5:
-            weight.data[0, i] += step
-            losses.append(((numpy_q(nets.qf1, obs, actions) - y) ** 2).mean())
-        weight.data[0, i] += 1e-5
-        slope = (losses[0] - losses[1]) / 2e-5
-        assert weight.grad[0, i].item() == pytest.approx(slope, rel=1e-4, abs=1e-8)
-    frozen = [*nets.target_actor.parameters(), *nets.qf1_target.parameters()]
-    assert all(parameter.grad is None for parameter in [*frozen, *nets.actor.parameters()])
+    for net, _ in critics(nets):
+        for weight in net.fc3.weight, net.fc1.weight:
+            index = steepest(weight)
+            slope = finite_difference(
+                weight, index, lambda net=net: ((numpy_q(net, obs, actions) - y) ** 2).mean()
+            )
+            assert weight.grad[index].item() == pytest.approx(slope, rel=1e-4)
+    assert all(parameter.grad is None for net in frozen for parameter in net.parameters())
 
 
 def check_actor_gradient(script):
@@ -101,18 +115,47 @@ def check_actor_gradient(script):
     for parameter, expected in zip(nets.actor.parameters(), by_hand, strict=True):
         torch.testing.assert_close(parameter.grad, expected)
 
+    obs, actor = data.observations.numpy(), nets.actor
+    for weight in actor.fc_mu.weight, actor.fc1.weight:
+        index = steepest(weight)
+        slope = finite_difference(
+            weight, index, lambda: -numpy_q(nets.qf1, obs, numpy_actor(actor, obs)).mean()
+        )
+        assert weight.grad[index].item() == pytest.approx(slope, rel=1e-4)
+
 
 def check_polyak(script):
-    nets, _, _ = setup(script)
-    before = deepcopy(nets)
-    script.update_targets(nets, 0.1)
-    pairs = [("actor", "target_actor")]
-    pairs += [(f"qf{i + 1}", f"qf{i + 1}_target") for i in range(len(critics(nets)))]
-    for net, target in pairs:
-        old = getattr(before, target).parameters()
-        moved = getattr(nets, target).parameters()
-        for θ, θ_old, θ_new in zip(getattr(before, net).parameters(), old, moved, strict=True):
-            torch.testing.assert_close(θ_new, 0.1 * θ + 0.9 * θ_old)
+    """θ' ← τθ + (1-τ)θ' for each network, which itself stays."""
+    for tau in 0.1, 0.5:
+        nets, _, _ = setup(script)
+        before = deepcopy(nets)
+        script.update_targets(nets, tau)
+        pairs = [(nets.actor, nets.target_actor), *critics(nets)]
+        old_pairs = [(before.actor, before.target_actor), *critics(before)]
+        for (net, target), (old_net, old_target) in zip(pairs, old_pairs, strict=True):
+            for name, θ in old_net.named_parameters():
+                expected = tau * θ + (1 - tau) * old_target.get_parameter(name)
+                torch.testing.assert_close(target.get_parameter(name), expected)
+                assert torch.equal(net.get_parameter(name), θ)
+
+
+def check_target_smoothing(script):
+    """Noise for each sample and dimension, clipped, then scaled; the action stays in bounds."""
+    nets, data, args = setup(script, policy_noise=0.6, noise_clip=0.5)
+    nets.target_actor.fc_mu.bias.data.copy_(torch.tensor([2.0, 0.0]))  # one near its bound
+    torch.manual_seed(7)
+    loss = script.critic_loss(nets, data, args)[0].item()
+    torch.manual_seed(7)
+    noise = 0.6 * torch.randn_like(data.actions).numpy()
+    clipped = np.clip(noise, -0.5, 0.5) * (HIGH - LOW) / 2
+    actions = numpy_actor(nets.target_actor, data.next_observations.numpy()) + clipped
+    inside, counts = (actions > LOW) & (actions < HIGH), data.dones.numpy() == 0
+    assert (counts & inside & (np.abs(noise) > 0.5)).any(), "nothing to clip"
+    assert (counts & ~inside).any(), "nothing leaves the bounds"
+    y = numpy_target(nets, data, args.gamma, clipped)
+    obs, actions = data.observations.numpy(), data.actions.numpy()
+    expected = sum(((numpy_q(net, obs, actions) - y) ** 2).mean() for net, _ in critics(nets))
+    assert loss == pytest.approx(expected, rel=1e-9)
 
 
 def check_actor_update_leaves_no_gradient_in_the_critic(script):
@@ -127,6 +170,7 @@ CHECKS = [
     check_critic_gradient,
     check_actor_gradient,
     check_polyak,
+    check_target_smoothing,
     check_actor_update_leaves_no_gradient_in_the_critic,
 ]
 
@@ -136,64 +180,96 @@ def test_check_holds(script, check):
     check(script)
 
 
+# What is broken, how, and the check that has to notice it.
 MUTANTS = {
-    "no detach": ("with torch.no_grad():\n        # a'", "if True:\n        # a'", 1),
-    "no terminal mask": ("not_done = 1 - data.dones.flatten()", "not_done = 1", 0),
-    "online critic as target": ("nets.qf1_target(data", "nets.qf1(data", 0),
-    "online actor as target": ("nets.target_actor(data", "nets.actor(data", 0),
-    "no discount": ("args.gamma * not_done", "not_done", 0),
-    "actor descends Q": ("actor_loss = -nets", "actor_loss = nets", 2),
-    "actor ignores its state": ("nets.actor(data.observations))", "data.actions)", 2),
-    "sum for mean": (".mean()", ".sum()", 2),
-    "gradient of every parameter": ("backward(inputs=parameters)", "backward()", 4),
-    "swapped Polyak": ("nets.sources, tau)", "nets.sources, 1 - tau)", 3),
+    "no detach": (
+        "with torch.no_grad():\n        # a'",
+        "if True:\n        # a'",
+        "critic_gradient",
+    ),
+    "no terminal mask": (
+        "not_done = 1 - data.dones.flatten()",
+        "not_done = 1",
+        "critic_loss_value",
+    ),
+    "online critic as target": ("nets.qf1_target(data", "nets.qf1(data", "critic_loss_value"),
+    "online actor as target": ("nets.target_actor(data", "nets.actor(data", "critic_loss_value"),
+    "no discount": ("args.gamma * not_done", "not_done", "critic_loss_value"),
+    "noise not clipped": ("noise.clamp(-args.noise_clip, args.noise_clip)", "noise", "smoothing"),
+    "noise not scaled": (" * nets.actor.action_scale\n", "\n", "smoothing"),
+    "no scale of the noise": (" * args.policy_noise", "", "smoothing"),
+    "one noise a batch": ("randn_like(data.actions)", "randn_like(data.actions[:1])", "smoothing"),
+    "one noise a sample": ("randn_like(data.actions)", "randn_like(data.rewards)", "smoothing"),
+    "next action out of bounds": (
+        ".clamp(nets.actor.action_low, nets.actor.action_high)",
+        "",
+        "smoothing",
+    ),
+    "actor descends Q": ("actor_loss = -nets", "actor_loss = nets", "actor_gradient"),
+    "actor ignores its state": (
+        "nets.actor(data.observations))",
+        "data.actions)",
+        "actor_gradient",
+    ),
+    "sum for mean": (".mean()", ".sum()", "actor_gradient"),
+    "gradient of every parameter": ("backward(inputs=parameters)", "backward()", "no_gradient"),
+    "swapped Polyak": ("nets.sources, tau)", "nets.sources, 1 - tau)", "polyak"),
     "Polyak of the actor alone": (
         "(nets.targets, nets.sources",
         "(nets.targets[:6], nets.sources[:6]",
-        3,
+        "polyak",
     ),
+}
+TD3_MUTANTS = {
+    "maximum": ("torch.min(qf1_next_target", "torch.max(qf1_next_target", "critic_loss_value"),
+    "minimum over the batch": (
+        "torch.min(qf1_next_target, qf2_next_target)",
+        "torch.cat([qf1_next_target, qf2_next_target]).min()",
+        "critic_loss_value",
+    ),
+    "second critic not trained": ("qf1_loss + qf2_loss", "qf1_loss", "critic_gradient"),
+    "online second critic": ("nets.qf2_target(data", "nets.qf2(data", "critic_loss_value"),
 }
 
 
-@pytest.mark.parametrize("name", MUTANTS)
-def test_broken_copy_is_caught(script, name):
-    old, new, check = MUTANTS[name]
+def assert_caught(script, old, new, check):
+    """Break the script's losses and run the named check, which must fail."""
     source = (ROOT / f"{script.__name__}.py").read_text()
     losses = source[source.index("# ---- Losses ----") : source.index("# ---- Evaluation ----")]
     assert losses.count(old) == 1, f"the mutant does not fit: {old}"
     mutant = types.ModuleType("mutant")
     mutant.__dict__.update(vars(script))
     exec(losses.replace(old, new), mutant.__dict__)
-    with pytest.raises((AssertionError, RuntimeError)):
-        CHECKS[check](mutant)
+    (function,) = [function for function in CHECKS if check in function.__name__]
+    with pytest.raises(AssertionError):
+        function(mutant)
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_broken_copy_is_caught(script, name):
+    assert_caught(script, *MUTANTS[name])
+
+
+@pytest.mark.parametrize("name", TD3_MUTANTS)
+def test_broken_copy_of_td3_is_caught(name):
+    assert_caught(importlib.import_module("td3_continuous"), *TD3_MUTANTS[name])
 
 
 def test_actor_gradient_is_that_of_regression_to_one_gradient_step(script):
     """Handout, Eq. 7 to 10: ½ E[(μ(s) - a*)²] at a* = μ(s) + ∇_a Q has the gradient of -E[Q]."""
-    nets, data, _ = setup(script)
+    nets, data, args = setup(script)
     parameters = list(nets.actor.parameters())
+    descent = torch.autograd.grad(script.actor_loss(nets, data, args)[0], parameters)
     actions = nets.actor(data.observations)
-    objective = nets.qf1(data.observations, actions).mean()
-    ascent = torch.autograd.grad(objective, parameters, retain_graph=True)
+    ascent = torch.autograd.grad(nets.qf1(data.observations, actions).mean(), parameters)
+    actions = nets.actor(data.observations).detach().requires_grad_()
     (slope,) = torch.autograd.grad(nets.qf1(data.observations, actions).sum(), actions)
-    improved = (nets.actor(data.observations) + slope).detach()
+    improved = actions.detach() + slope
     regression = 0.5 * ((nets.actor(data.observations) - improved) ** 2).sum(1).mean()
-    for up, down in zip(ascent, torch.autograd.grad(regression, parameters), strict=True):
-        torch.testing.assert_close(down, -up)
-
-
-def test_smoothing_noise_is_drawn_for_each_sample_and_dimension_clipped_and_scaled(script):
-    nets, data, args = setup(script, policy_noise=0.4, noise_clip=0.5)
-    torch.manual_seed(7)
-    loss = script.critic_loss(nets, data, args)[0].item()
-    torch.manual_seed(7)
-    noise = np.clip(0.4 * torch.randn_like(data.actions).numpy(), -0.5, 0.5)
-    assert (np.abs(noise) == 0.5).any()
-    assert len(np.unique(noise[np.abs(noise) < 0.5])) > ACT
-    y = numpy_target(nets, data, args.gamma, noise * (HIGH - LOW) / 2)
-    obs, actions = data.observations.numpy(), data.actions.numpy()
-    expected = sum(((numpy_q(net, obs, actions) - y) ** 2).mean() for net, _ in critics(nets))
-    assert loss == pytest.approx(expected, rel=1e-9)
+    regression_gradient = torch.autograd.grad(regression, parameters)
+    for up, down, same in zip(ascent, descent, regression_gradient, strict=True):
+        torch.testing.assert_close(same, -up)
+        torch.testing.assert_close(same, down)
 
 
 def test_q_has_one_value_a_sample(script):
