@@ -386,7 +386,6 @@ def train(args: Args) -> dict:
 
     stops, metrics, log_step, log_time = [], {}, global_step, time.perf_counter()
     handlers = {signum: signal.signal(signum, stop) for signum in (signal.SIGINT, signal.SIGTERM)}
-    torch._dynamo.config.trace_autograd_ops = True  # a loss and its gradient in one graph
     differentiate = backward
     if args.compile:
         torch._dynamo.config.trace_autograd_ops = True  # a loss and its gradient in one graph
@@ -394,7 +393,7 @@ def train(args: Args) -> dict:
     if args.capture_video:
         make_envs(args, 1, run_dir / "videos" / "check").close()
     writer = SummaryWriter(str(run_dir), purge_step=global_step + 1)
-    bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", disable=None)
+    bar = tqdm(total=args.total_timesteps, initial=global_step, unit=" steps", disable=None)
 
     obs = begin_segment(args, global_step, envs)
     while global_step < args.total_timesteps:
