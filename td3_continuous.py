@@ -451,7 +451,7 @@ def train(args: Args) -> dict:
         # Log
         last, stopping = global_step >= args.total_timesteps, bool(stops)
         boundary = stopping or due(args.checkpoint_interval)
-        if boundary or due(1_000):
+        if boundary or last or due(1_000):
             check_finite()
             for name, value in metrics.items():
                 writer.add_scalar(f"losses/{name}", value.mean(), global_step)

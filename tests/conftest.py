@@ -30,7 +30,10 @@ QUICK = {
 
 
 class Count(gym.Env):
-    """Observes (environment, episode, step); ends by termination after 7 or truncation after 5."""
+    """Observes (environment, episode, step); ends by termination after 7 or truncation after 5.
+
+    The two kinds take turns, and neighbours start with different ones: they never end in step.
+    """
 
     observation_space = gym.spaces.Box(-np.inf, np.inf, (3,), np.float32)
     instances = 0
@@ -52,12 +55,12 @@ class Count(gym.Env):
     def step(self, action):
         assert self.action_space.contains(action), f"{action} is outside {self.action_space}"
         self.time += 1
-        even = self.episode % 2 == 0
+        terminates = (self.name + self.episode) % 2 == 0
         return (
             self.obs(),
             self.reward(action),
-            even and self.time == 7,
-            not even and self.time == 5,
+            terminates and self.time == 7,
+            not terminates and self.time == 5,
             {},
         )
 

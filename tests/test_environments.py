@@ -8,6 +8,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 NAME, EPISODE, TIME = 0, 1, 2
 
 
+def ends(obs):
+    """Return whether an observed episode of Count ends by termination, and its length."""
+    terminates = (obs[..., NAME] + obs[..., EPISODE]) % 2 == 0
+    return terminates, np.where(terminates, 7, 5)
+
+
 def replay(run_dir):
     state = torch.load(run_dir / "checkpoint.pt", weights_only=True)
     return {name: tensor.numpy() for name, tensor in state["rb"].items()}
@@ -22,7 +28,7 @@ def test_stored_transitions_are_those_that_happened(quick, num_envs):
     assert rb["observations"].shape == (steps, num_envs, 3)
     for env in range(num_envs):
         obs, next_obs = rb["observations"][:, env], rb["next_observations"][:, env]
-        length, terminates = np.where(obs[:, EPISODE] % 2 == 0, 7, 5), obs[:, EPISODE] % 2 == 0
+        terminates, length = ends(obs)
         assert (obs[:, NAME] == env).all()
         assert (next_obs[:, :TIME] == obs[:, :TIME]).all()
         assert (next_obs[:, TIME] == obs[:, TIME] + 1).all()
@@ -81,8 +87,7 @@ def test_exploration_noise_is_independent_for_each_environment_and_dimension(qui
 def test_every_episode_is_logged_with_its_own_length(quick, num_envs):
     run_dir, _ = quick(num_envs=num_envs)
     rb, events = replay(run_dir), EventAccumulator(str(run_dir)).Reload()
-    even = rb["observations"][:, :, EPISODE] % 2 == 0
-    ended = rb["next_observations"][:, :, TIME] == np.where(even, 7, 5)
+    ended = rb["next_observations"][:, :, TIME] == ends(rb["observations"])[1]
     lengths = [event.value for event in events.Scalars("charts/episodic_length")]
     returns = [event.value for event in events.Scalars("charts/episodic_return")]
     assert lengths == rb["next_observations"][:, :, TIME][ended].tolist()

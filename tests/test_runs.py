@@ -272,6 +272,19 @@ def test_finished_run_returns_at_once_and_can_be_extended(quick):
     assert same(weights(run_dir), weights(whole))
 
 
+def test_extended_run_that_dies_is_not_finished(quick, script, monkeypatch):
+    """The result of the shorter run goes before training does."""
+    run_dir, _ = quick(run_name="x")
+
+    def die(*_):
+        raise MemoryError("dead")
+
+    monkeypatch.setattr(script, "critic_loss", die)
+    with pytest.raises(MemoryError):
+        quick(run_name="x", resume=True, total_timesteps=500)
+    assert not (run_dir / "result.json").exists()
+
+
 def refused(capsys, run, **settings):
     """Return the error line of a run that must exit with 2."""
     with pytest.raises(SystemExit) as stop:
