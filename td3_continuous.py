@@ -450,8 +450,8 @@ def train(args: Args) -> dict:
 
         # Log
         last, stopping = global_step >= args.total_timesteps, bool(stops)
-        boundary = stopping or due(args.checkpoint_interval)
-        if boundary or last or due(1_000):
+        boundary, evaluating = stopping or due(args.checkpoint_interval), due(args.eval_interval)
+        if boundary or evaluating or last or due(1_000):
             check_finite()
             for name, value in metrics.items():
                 writer.add_scalar(f"losses/{name}", value.mean(), global_step)
@@ -460,7 +460,7 @@ def train(args: Args) -> dict:
             log_step, log_time = global_step, time.perf_counter()
 
         # Evaluate
-        if last or due(args.eval_interval):
+        if evaluating or last:
             returns = evaluate(nets.actor, args, args.eval_episodes)
             progress |= {"eval_mean": returns.mean().item(), "eval_std": returns.std().item()}
             writer.add_scalar("eval/episodic_return", returns.mean(), global_step)

@@ -63,7 +63,7 @@ def numpy_target(nets, data, gamma, noise=0.0):
 def steepest(weight):
     """Return the index of the entry with the largest gradient."""
     assert weight.grad is not None, "no gradient"
-    return np.unravel_index(weight.grad.abs().argmax(), weight.shape)
+    return np.unravel_index(weight.grad.abs().argmax().item(), weight.shape)
 
 
 def finite_difference(weight, index, function, step=1e-5):

@@ -1,6 +1,5 @@
 """The run: what it leaves, how it stops, and that it can't be lost."""
 
-import ctypes
 import dataclasses
 import json
 import os
@@ -242,13 +241,16 @@ def test_second_interrupt_quits_at_once(script, tmp_path):
     """The first one waits for the end of a step, which here takes an hour."""
     settings = {"env_id": "conftest:toy/Sleepy-v0", "run_name": "hurry", "checkpoint_interval": 0}
     process = start(script, tmp_path, env={"PYTHONPATH": str(ROOT / "tests")}, **settings)
-    wait_for_file(tmp_path / "asleep", process)
-    process.send_signal(signal.SIGINT)
-    time.sleep(1)
-    assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=10) == -signal.SIGINT
-    process.communicate()
+    try:
+        wait_for_file(tmp_path / "asleep", process)
+        process.send_signal(signal.SIGINT)
+        time.sleep(1)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=10) == -signal.SIGINT
+    finally:
+        process.kill()
+        process.communicate()
     assert not (tmp_path / "runs" / "hurry" / "checkpoint.pt").exists()
 
 
@@ -372,6 +374,15 @@ def test_loss_that_is_not_finite_at_the_last_step_is_no_result(quick, tmp_path):
     run_dir = tmp_path / "runs" / "nan"
     assert not (run_dir / "result.json").exists()
     assert all(tensor.isfinite().all() for tensor in weights(run_dir).values())
+
+
+def test_loss_that_is_not_finite_never_reaches_the_model(quick, tmp_path):
+    """The reward of step 151 is not a number, and an evaluation comes right after it."""
+    settings = {"batch_size": 5000, "checkpoint_interval": 0, "policy_frequency": 1}
+    with pytest.raises(SystemExit) as stop:
+        quick(env_id="toy/NanLater-v0", run_name="nan", eval_interval=151, **settings)
+    assert stop.value.code == 1
+    assert not (tmp_path / "runs" / "nan" / "model.pt").exists()
 
 
 def test_loss_that_is_not_finite_leaves_the_last_good_checkpoint(quick, tmp_path):
