@@ -142,8 +142,8 @@ def make_envs(args: Args, num_envs: int, video: Path | None = None) -> gym.vecto
     for space in envs.single_observation_space, envs.single_action_space:
         if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
             fail(f"{args.env_id} has {space} where this script needs a Box of one dimension")
-    if not space.is_bounded():
-        fail(f"{args.env_id} has actions {space} where this script needs finite bounds")
+    if not (space.is_bounded() and np.issubdtype(space.dtype, np.floating)):
+        fail(f"{args.env_id} has actions {space}, not real numbers with finite bounds")
     return envs
 
 

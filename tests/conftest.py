@@ -132,6 +132,12 @@ class DictObs(Count):
     observation_space = gym.spaces.Dict({"x": gym.spaces.Box(-1, 1, (1,))})
 
 
+class Integer(Count):
+    def __init__(self):
+        super().__init__()
+        self.action_space = gym.spaces.Box(0, 3, (2,), np.int64)
+
+
 class Unbounded(Count):
     def __init__(self):
         super().__init__()
@@ -148,6 +154,7 @@ gym.register("toy/Sleepy-v0", Sleepy)
 gym.register("toy/Image-v0", Image)
 gym.register("toy/Dict-v0", DictObs)
 gym.register("toy/Unbounded-v0", Unbounded)
+gym.register("toy/Integer-v0", Integer)
 
 
 @pytest.fixture(params=SCRIPTS)

@@ -118,6 +118,7 @@ def test_targets_bootstrap_through_truncation_and_not_through_termination(
         ({"env_id": "CartPole-v1"}, "Discrete"),
         ({"env_id": "toy/Dict-v0"}, "Dict"),
         ({"env_id": "toy/Unbounded-v0"}, "finite bounds"),
+        ({"env_id": "toy/Integer-v0"}, "real numbers"),
         ({"env_id": "toy/Image-v0"}, "(4, 4)"),
         ({"env_id": "CarRacing-v3"}, "CarRacing"),
         ({"env_id": "Nothing-v0"}, "Nothing"),

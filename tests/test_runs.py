@@ -150,9 +150,9 @@ def test_evaluation_does_not_change_training(quick):
     assert same(weights(often), weights(once))
 
 
-@pytest.mark.parametrize(("num_envs", "expected"), [(1, 200), (3, 201)])
+@pytest.mark.parametrize("num_envs", [1, 3])
 def test_one_critic_update_for_each_step_and_half_as_many_for_the_rest(
-    quick, script, monkeypatch, num_envs, expected
+    quick, script, monkeypatch, num_envs
 ):
     """Critic : actor : targets = 2 : 1 : 1, whatever the number of environments."""
     calls = dict.fromkeys(("critic_loss", "actor_loss", "update_targets"), 0)
