@@ -9,11 +9,11 @@
 Critic: minimise E[(Q(s,a) - y)²], y = r + γ(1-d) Q'(s', μ'(s')). Actor: maximise E[Q(s, μ(s))].
 
 Departures from the paper:
-1. Layers of 256, the action in the first; no batch norm, weight decay or special initialisation.
-2. Gaussian exploration noise, not Ornstein-Uhlenbeck; `learning_starts` random steps come first.
-3. `policy_frequency` critic updates for each one of the actor and the targets, and target policy
+1. Every `checkpoint_interval` steps the running episodes are cut, as a time limit would.
+2. Layers of 256, the action in the first; no batch norm, weight decay or special initialisation.
+3. Gaussian exploration noise, not Ornstein-Uhlenbeck; `learning_starts` random steps come first.
+4. `policy_frequency` critic updates for each one of the actor and the targets, and target policy
    smoothing, which is off at `policy_noise` 0 (both from TD3, Fujimoto et al. 2018).
-4. Every `checkpoint_interval` steps the running episodes are cut, as a time limit would.
 
     python ddpg_continuous.py --env-id Hopper-v4
 """
@@ -72,7 +72,7 @@ class Args:
     env_id: str = "Hopper-v4"
     """id of a gymnasium environment with continuous actions"""
     max_episode_steps: int | None = None
-    """steps after which an episode is cut (default: the environment's own limit)"""
+    """steps after which an episode is cut (None: the environment's own limit)"""
     total_timesteps: int = 1_000_000
     """environment steps of the run"""
     learning_rate: float = 3e-4
@@ -153,13 +153,13 @@ class QNetwork(nn.Module):
 
     def __init__(self, obs_dim, act_dim):
         super().__init__()
-        self.fc1 = nn.Linear(obs_dim + act_dim, 256)  # departure: the action in the first layer
+        self.fc1 = nn.Linear(obs_dim + act_dim, 256)
         self.fc2 = nn.Linear(256, 256)
         self.fc3 = nn.Linear(256, 1)
 
     def forward(self, x, a):
         x = torch.cat([x, a], 1)
-        x = F.relu(self.fc1(x))
+        x = F.relu(self.fc1(x))  # departure: the action in the first layer
         x = F.relu(self.fc2(x))
         return self.fc3(x).squeeze(-1)
 
@@ -193,8 +193,10 @@ class Networks(nn.Module):
         self.qf1 = QNetwork(obs_dim, act_dim)
         self.target_actor = deepcopy(self.actor).requires_grad_(False)
         self.qf1_target = deepcopy(self.qf1).requires_grad_(False)
-        self.sources = [*self.actor.parameters(), *self.qf1.parameters()]
-        self.targets = [*self.target_actor.parameters(), *self.qf1_target.parameters()]
+        self.sources = [*self.qf1.parameters()]
+        self.targets = [*self.qf1_target.parameters()]
+        self.sources += self.actor.parameters()
+        self.targets += self.target_actor.parameters()
 
 
 # ---- Losses ----
@@ -216,7 +218,7 @@ def critic_loss(nets, data, args):
 
 
 def actor_loss(nets, data, args):
-    """Return -E[Q(s, μ(s))], minus the objective of the deterministic policy gradient, likewise."""
+    """Return a scalar with the gradient of minus the actor's objective over a batch, likewise."""
     # ∇_θ J = E[∇_a Q(s, a) ∇_θ μ(s)] at a = μ(s)   [Lillicrap et al. 2015, Eq. 6]
     actor_loss = -nets.qf1(data.observations, nets.actor(data.observations)).mean()
     return actor_loss, {"actor_loss": actor_loss}

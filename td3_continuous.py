@@ -12,8 +12,8 @@ Actor: maximise E[Q_1(s, μ(s))]. Parent: ddpg_continuous.py, from which it diff
 2. target policy smoothing, ε of scale `policy_noise` 0.2.
 
 Departures from the paper:
-1. Layers of 256, Adam at 3e-4, batches of 256, 25,000 random steps: its authors' later settings.
-2. Every `checkpoint_interval` steps the running episodes are cut, as a time limit would.
+1. Every `checkpoint_interval` steps the running episodes are cut, as a time limit would.
+2. Layers of 256, Adam at 3e-4, batches of 256, 25,000 random steps: its authors' later settings.
 
     python td3_continuous.py --env-id Hopper-v4
 """
@@ -72,7 +72,7 @@ class Args:
     env_id: str = "Hopper-v4"
     """id of a gymnasium environment with continuous actions"""
     max_episode_steps: int | None = None
-    """steps after which an episode is cut (default: the environment's own limit)"""
+    """steps after which an episode is cut (None: the environment's own limit)"""
     total_timesteps: int = 1_000_000
     """environment steps of the run"""
     learning_rate: float = 3e-4
@@ -194,8 +194,10 @@ class Networks(nn.Module):
         self.qf2 = QNetwork(obs_dim, act_dim)
         self.target_actor = deepcopy(self.actor).requires_grad_(False)
         self.qf1_target = deepcopy(self.qf1).requires_grad_(False)
-        self.sources = [*self.actor.parameters(), *self.qf1.parameters()]
-        self.targets = [*self.target_actor.parameters(), *self.qf1_target.parameters()]
+        self.sources = [*self.qf1.parameters()]
+        self.targets = [*self.qf1_target.parameters()]
+        self.sources += self.actor.parameters()
+        self.targets += self.target_actor.parameters()
         self.qf2_target = deepcopy(self.qf2).requires_grad_(False)
         self.sources += self.qf2.parameters()
         self.targets += self.qf2_target.parameters()
@@ -225,7 +227,7 @@ def critic_loss(nets, data, args):
 
 
 def actor_loss(nets, data, args):
-    """Return -E[Q(s, μ(s))], minus the objective of the deterministic policy gradient, likewise."""
+    """Return a scalar with the gradient of minus the actor's objective over a batch, likewise."""
     # ∇_θ J = E[∇_a Q(s, a) ∇_θ μ(s)] at a = μ(s)   [Lillicrap et al. 2015, Eq. 6]
     actor_loss = -nets.qf1(data.observations, nets.actor(data.observations)).mean()
     return actor_loss, {"actor_loss": actor_loss}

@@ -8,14 +8,21 @@ ROOT = Path(__file__).parent.parent
 # parent, child, most lines that may differ (added + removed)
 PAIRS = [
     ("ddpg", "td3", 45),
+    ("ddpg", "ac_reparam", 90),
 ]
 
 
 def diff(parent: str, child: str) -> list[str]:
     """Return the unified diff, without context, of two scripts given by algorithm."""
     sources = [(ROOT / f"{name}_continuous.py").read_text() for name in (parent, child)]
-    lines = difflib.unified_diff(*(source.splitlines() for source in sources), n=0, lineterm="")
-    return list(lines)[2:]
+    old, new = (source.splitlines() for source in sources)
+    lines = []
+    # `difflib.unified_diff` ignores frequent lines (`autojunk`), which makes a longer diff
+    for tag, i, j, k, m in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if tag != "equal":
+            lines.append(f"@@ -{i + 1},{j - i} +{k + 1},{m - k} @@")
+            lines += [f"-{line}" for line in old[i:j]] + [f"+{line}" for line in new[k:m]]
+    return lines
 
 
 def page_with_diff(parent: str, child: str) -> str:

@@ -13,7 +13,9 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 # Off-policy scripts that share the run contract; a new one adds its name.
-SCRIPTS = ["ddpg_continuous", "td3_continuous"]
+SCRIPTS = ["ddpg_continuous", "td3_continuous", "ac_reparam_continuous"]
+# for tests of the losses and the noise of deterministic policies
+DETERMINISTIC = pytest.mark.parametrize("script", SCRIPTS[:2], indirect=True)
 
 # Settings of a run of seconds: every interval is reached, one thread.
 QUICK = {
@@ -26,6 +28,14 @@ QUICK = {
     "eval_episodes": 2,
     "buffer_size": 1000,
     "batch_size": 16,
+}
+# What a script needs on top, to update after each step as the others do.
+OWN = {
+    "ac_reparam_continuous": {
+        "max_episode_steps": None,
+        "steps_per_iteration": 1,
+        "updates_per_iteration": 1,
+    }
 }
 
 
@@ -170,7 +180,7 @@ def quick(script, tmp_path, monkeypatch):
 
     def run(**settings):
         Count.instances = 0
-        args = script.Args(**(QUICK | settings))
+        args = script.Args(**(QUICK | OWN.get(script.__name__, {}) | settings))
         result = script.train(args)
         return Path("runs", args.run_name), result
 

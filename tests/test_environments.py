@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import DETERMINISTIC
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 NAME, EPISODE, TIME = 0, 1, 2
@@ -46,6 +47,7 @@ def test_stored_transitions_are_those_that_happened(quick, num_envs):
         assert (boundary & ~ended[:-1]).any(), "no boundary cut an episode"
 
 
+@DETERMINISTIC
 @pytest.mark.parametrize("env_id", ["toy/Count-v0", "toy/OneSided-v0"])
 def test_actions_fill_the_bounds_of_each_dimension_and_stay_inside(quick, script, env_id):
     """Random ones first, then the actor's under noise so large that it meets every bound."""
@@ -70,6 +72,7 @@ def test_actor_reaches_each_bound(script):
         np.testing.assert_allclose(actor(torch.zeros(2, 4)), [low, low])
 
 
+@DETERMINISTIC
 def test_exploration_noise_is_independent_for_each_environment_and_dimension(quick, script):
     """At learning rate 0 the actor is known: what its actions have on top is the noise."""
     run_dir, _ = quick(num_envs=3, learning_starts=0, learning_rate=0.0, exploration_noise=0.05)

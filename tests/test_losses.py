@@ -7,7 +7,7 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import DETERMINISTIC, ROOT
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
 OBS, ACT, BATCH = 3, 2, 6
@@ -28,7 +28,9 @@ def setup(script, **settings):
         torch.tensor([[0.0], [1.0], [0.0], [0.0], [1.0], [0.0]]).double(),
         torch.randn(BATCH, 1).double(),
     )
-    return nets, data, script.Args(**({"policy_noise": 0.0, "gamma": 0.9} | settings))
+    args = script.Args()
+    vars(args).update({"policy_noise": 0.0, "gamma": 0.9} | settings)
+    return nets, data, args
 
 
 def layer(x, linear):
@@ -175,6 +177,7 @@ CHECKS = [
 ]
 
 
+@DETERMINISTIC
 @pytest.mark.parametrize("check", CHECKS)
 def test_check_holds(script, check):
     check(script)
@@ -232,19 +235,20 @@ TD3_MUTANTS = {
 }
 
 
-def assert_caught(script, old, new, check):
-    """Break the script's losses and run the named check, which must fail."""
+def assert_caught(script, old, new, check, checks=CHECKS):
+    """Break the script's networks or losses and run the named check, which must fail."""
     source = (ROOT / f"{script.__name__}.py").read_text()
-    losses = source[source.index("# ---- Losses ----") : source.index("# ---- Evaluation ----")]
+    losses = source[source.index("# ---- Networks ----") : source.index("# ---- Evaluation ----")]
     assert losses.count(old) == 1, f"the mutant does not fit: {old}"
     mutant = types.ModuleType("mutant")
     mutant.__dict__.update(vars(script))
     exec(losses.replace(old, new), mutant.__dict__)
-    (function,) = [function for function in CHECKS if check in function.__name__]
+    (function,) = [function for function in checks if check in function.__name__]
     with pytest.raises(AssertionError):
         function(mutant)
 
 
+@DETERMINISTIC
 @pytest.mark.parametrize("name", MUTANTS)
 def test_broken_copy_is_caught(script, name):
     assert_caught(script, *MUTANTS[name])
@@ -255,6 +259,7 @@ def test_broken_copy_of_td3_is_caught(name):
     assert_caught(importlib.import_module("td3_continuous"), *TD3_MUTANTS[name])
 
 
+@DETERMINISTIC
 def test_actor_gradient_is_that_of_regression_to_one_gradient_step(script):
     """Handout, Eq. 7 to 10: ½ E[(μ(s) - a*)²] at a* = μ(s) + ∇_a Q has the gradient of -E[Q]."""
     nets, data, args = setup(script)
@@ -272,6 +277,7 @@ def test_actor_gradient_is_that_of_regression_to_one_gradient_step(script):
         torch.testing.assert_close(same, down)
 
 
+@DETERMINISTIC
 def test_q_has_one_value_a_sample(script):
     nets, data, _ = setup(script)
     assert nets.qf1(data.observations, data.actions).shape == (BATCH,)

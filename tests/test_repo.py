@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT
+from conftest import DETERMINISTIC, ROOT
 from torch import nn
 
 HANDOUT = {
@@ -49,6 +49,7 @@ def test_script_header_pins_what_requirements_pin(script):
     assert all("==" in pin for pin in pins)
 
 
+@DETERMINISTIC
 def test_defaults_are_the_handouts(script):
     args = vars(script.Args())
     expected = HANDOUT | OURS | {"exp_name": script.__name__}
@@ -101,6 +102,7 @@ def test_handout_int_field_holds_a_float(script):
     assert type(script.Args.learning_starts) is int
 
 
+@DETERMINISTIC
 def test_handout_noise_clip_is_read_here(script):
     """Nothing in the printed listing reads `noise_clip`; here it bounds the smoothing noise."""
     torch.manual_seed(0)

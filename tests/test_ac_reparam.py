@@ -1,0 +1,381 @@
+"""The notebook's actor-critic: its printed numbers, both estimators, its schedule."""
+
+from copy import deepcopy
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from test_environments import replay
+from test_losses import (
+    ACT,
+    BATCH,
+    HIGH,
+    LOW,
+    assert_caught,
+    finite_difference,
+    layer,
+    setup,
+    steepest,
+)
+from test_runs import same, weights
+from torch import nn, optim
+
+import ac_reparam_continuous as ac
+
+SCALE, BIAS = (HIGH - LOW) / 2, (HIGH + LOW) / 2
+RUN = pytest.mark.parametrize("script", [ac.__name__], indirect=True)
+
+
+# ---- The numbers that the notebook prints ----
+def relative_error(x, y):
+    """Return the notebook's measure: the largest |x - y| / (|x| + |y|)."""
+    x, y = np.asarray(x), np.asarray(y)
+    return np.max(np.abs(x - y) / np.maximum(1e-8, np.abs(x) + np.abs(y)))
+
+
+def tensors(**arrays):
+    return SimpleNamespace(**{k: torch.as_tensor(v).float() for k, v in arrays.items()})
+
+
+def targets(script, nets, data, args):
+    """Return y, read off the slope of the loss, 2 (q - y) / batch, at the critic's values q."""
+    offset, critic = torch.zeros(len(data.rewards), requires_grad=True), nets.qf1
+    nets.qf1 = lambda obs, actions: critic(obs, actions).detach() + offset
+    script.critic_loss(nets, data, args)[0].backward()
+    q = critic(data.observations, data.actions)
+    return (q - offset.grad * len(q) / 2).detach().numpy()
+
+
+def check_notebook_targets(script):
+    np.random.seed(0)
+    obs, _ = np.random.normal(size=(5, 11)), np.random.choice(3, size=5)
+    next_obs, rewards = np.random.normal(size=(5, 11)), np.random.normal(size=5)
+    data = tensors(
+        observations=obs,
+        actions=np.zeros((5, 3)),
+        next_observations=next_obs,
+        rewards=rewards[:, None],
+        dones=np.eye(5)[:, :1],
+    )
+    torch.manual_seed(2)
+    critic = script.QNetwork(11, 3)
+    ones = SimpleNamespace(sample=lambda: torch.ones(5, 3))
+    actor = SimpleNamespace(distribution=lambda obs: ones)
+    nets = SimpleNamespace(actor=actor, qf1=critic, qf1_target=deepcopy(critic))
+    y = targets(script, nets, data, script.Args())
+    expected = [-0.9167948, -0.11123351, -0.36787638, -2.1131861, -0.13868617]
+    assert relative_error(y, expected) < 1e-6
+
+
+def check_notebook_polyak(script):
+    nets = script.Networks(11, 3, -np.ones(3), np.ones(3))
+    with torch.no_grad():
+        for parameter in nets.qf1.parameters():
+            parameter += 1
+    script.update_targets(nets, 0.5)
+    for parameter, target in zip(nets.qf1.parameters(), nets.qf1_target.parameters(), strict=True):
+        torch.testing.assert_close(parameter - target, torch.full_like(target, 0.5))
+
+
+def check_notebook_actor_loss(script):
+    """Its network has one hidden layer of 2, so the trunk is replaced; one sample per update."""
+    actor = script.Actor(3, 2, -np.ones(2), np.ones(2))
+    torch.manual_seed(0)
+    actor.fc1, actor.fc_mu = nn.Linear(3, 2), nn.Linear(2, 2)
+    actor.mean = lambda x: actor.fc_mu(torch.tanh(actor.fc1(x)))
+    parameters = [*actor.fc1.parameters(), *actor.fc_mu.parameters(), actor.log_std]
+    optimizer = optim.Adam(parameters, lr=0.25)
+    np.random.seed(0)
+    data = tensors(observations=np.random.normal(size=(5, 3)))
+
+    def critic(obs, actions):
+        return (actions + 1).sum() + obs.sum()
+
+    nets, losses = SimpleNamespace(actor=actor, qf1=critic), []
+    for _ in range(6):
+        optimizer.zero_grad()
+        metrics = script.backward(script.actor_loss, parameters, nets, data, script.Args())
+        optimizer.step()
+        losses.append(metrics["actor_loss"].item())
+    assert relative_error(losses[0], -17.083496) < 1e-6
+    assert relative_error(losses[-1], -30.103575) < 1e-6
+
+
+# ---- Losses by hand ----
+def numpy_q(net, obs, actions):
+    x = np.tanh(layer(np.concatenate([obs, actions], 1), net.fc1))
+    return layer(np.tanh(layer(x, net.fc2)), net.fc3)[:, 0]
+
+
+def numpy_policy(actor, obs):
+    """Return mean and standard deviation of u, where a = tanh(u) · scale + bias."""
+    x = np.tanh(layer(np.tanh(layer(obs, actor.fc1)), actor.fc2))
+    return layer(x, actor.fc_mu), np.exp(actor.log_std.detach().numpy())
+
+
+def numpy_log_prob(actor, obs, u):
+    """log π(a|s), the Gaussian density of u over the slope of the squashing there."""
+    mean, std = numpy_policy(actor, obs)
+    normal = -0.5 * ((u - mean) / std) ** 2 - np.log(std) - 0.5 * np.log(2 * np.pi)
+    return (normal - np.log(SCALE * (1 - np.tanh(u) ** 2))).sum(1)
+
+
+def noise(seed):
+    """Return z as a policy draws it after this seed: once, for each row and dimension."""
+    torch.manual_seed(seed)
+    zeros = torch.zeros(BATCH, ACT).double()
+    return torch.normal(zeros, zeros + 1).numpy()
+
+
+def check_critic_loss_value(script):
+    """One sample from the current policy at s', valued by the target network."""
+    nets, data, args = setup(script)
+    obs, rewards, dones = (x.numpy() for x in (data.next_observations, data.rewards, data.dones))
+    mean, std = numpy_policy(nets.actor, obs)
+    next_actions = np.tanh(mean + std * noise(3)) * SCALE + BIAS
+    values = numpy_q(nets.qf1_target, obs, next_actions)
+    y = rewards[:, 0] + args.gamma * (1 - dones[:, 0]) * values
+    q = numpy_q(nets.qf1, data.observations.numpy(), data.actions.numpy())
+    torch.manual_seed(3)
+    loss = script.critic_loss(nets, data, args)[0].item()
+    assert loss == pytest.approx(((q - y) ** 2).mean(), rel=1e-9)
+
+
+def check_critic_gradient(script):
+    """No gradient reaches the policy or the target network."""
+    nets, data, args = setup(script)
+    frozen = [nets.actor, nets.qf1_target.requires_grad_(True)]
+    script.critic_loss(nets, data, args)[0].backward()
+    assert all(parameter.grad is None for net in frozen for parameter in net.parameters())
+    assert all(parameter.grad is not None for parameter in nets.qf1.parameters())
+
+
+def check_pathwise_gradient(script):
+    """The slope of -E[Q(s, a(θ, z)) - α log π] with the noise z held fixed."""
+    nets, data, args = setup(script, entropy_coef=0.2)
+    actor, obs, z = nets.actor, data.observations.numpy(), noise(3)
+
+    def loss():
+        mean, std = numpy_policy(actor, obs)
+        u = mean + std * z
+        q = numpy_q(nets.qf1, obs, np.tanh(u) * SCALE + BIAS)
+        return -(q - 0.2 * numpy_log_prob(actor, obs, u)).mean()
+
+    torch.manual_seed(3)
+    script.backward(script.actor_loss, list(actor.parameters()), nets, data, args)
+    for weight in actor.fc1.weight, actor.fc_mu.bias, actor.log_std:
+        index = steepest(weight)
+        slope = finite_difference(weight, index, loss)
+        assert weight.grad[index].item() == pytest.approx(slope, rel=1e-4)
+    assert all(parameter.grad is None for parameter in nets.qf1.parameters())
+
+
+def check_score_gradient(script):
+    """The slope of -E[log π(a|s) (Q(s, a) - α log π(a|s))], all but the first factor held fixed."""
+    nets, data, args = setup(script, entropy_coef=0.2, estimator="score")
+    actor, obs = nets.actor, data.observations.numpy()
+    mean, std = numpy_policy(actor, obs)
+    u = mean + std * noise(3)
+    q = numpy_q(nets.qf1, obs, np.tanh(u) * SCALE + BIAS) - 0.2 * numpy_log_prob(actor, obs, u)
+    torch.manual_seed(3)
+    script.backward(script.actor_loss, list(actor.parameters()), nets, data, args)
+    for weight in actor.fc1.weight, actor.fc_mu.bias, actor.log_std:
+        index = steepest(weight)
+        slope = finite_difference(
+            weight, index, lambda: -(numpy_log_prob(actor, obs, u) * q).mean()
+        )
+        assert weight.grad[index].item() == pytest.approx(slope, rel=1e-4)
+
+
+def check_polyak(script):
+    """With τ 0.1 swapped coefficients are caught, which the notebook's 0.5 lets through."""
+    nets, _, _ = setup(script)
+    before = deepcopy(nets)
+    script.update_targets(nets, 0.1)
+    for name, θ in before.qf1.named_parameters():
+        expected = 0.1 * θ + 0.9 * before.qf1_target.get_parameter(name)
+        torch.testing.assert_close(nets.qf1_target.get_parameter(name), expected)
+        assert torch.equal(nets.qf1.get_parameter(name), θ)
+
+
+CHECKS = [
+    check_notebook_targets,
+    check_notebook_polyak,
+    check_notebook_actor_loss,
+    check_critic_loss_value,
+    check_critic_gradient,
+    check_pathwise_gradient,
+    check_score_gradient,
+    check_polyak,
+]
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_check_holds(check):
+    check(ac)
+
+
+MUTANTS = {
+    "no detach": ("with torch.no_grad():", "if True:", "critic_gradient"),
+    "no terminal mask": ("not_done = 1 - data.dones.flatten()", "not_done = 1", "notebook_targets"),
+    "online critic as target": ("nets.qf1_target(data", "nets.qf1(data", "critic_loss_value"),
+    "mean action in the target": (
+        "nets.actor.distribution(data.next_observations).sample()",
+        "nets.actor(data.next_observations)",
+        "critic_loss_value",
+    ),
+    "swapped Polyak": ("nets.sources, tau)", "nets.sources, 1 - tau)", "check_polyak"),
+    "no gradient through the sample": ("policy.rsample()", "policy.sample()", "pathwise"),
+    "pathwise for both": ('args.estimator == "score"', "False", "score_gradient"),
+    "sampled twice": ("log_prob = policy", "policy.sample(); log_prob = policy", "actor_loss"),
+    "Q not detached": ("objective.detach()", "objective", "score_gradient"),
+    "entropy with the wrong sign": ("- args.entropy_coef", "+ args.entropy_coef", "pathwise"),
+    "actor descends Q": ("actor_loss = -objective", "actor_loss = objective", "actor_loss"),
+    "density of u, not of a": (", 1, cache_size=1)", ".detach().sign(), 1, 1)", "score_gradient"),
+    "squashed twice": ("return self.fc_mu(x)", "return torch.tanh(self.fc_mu(x))", "pathwise"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_broken_copy_is_caught(name):
+    assert_caught(ac, *MUTANTS[name], CHECKS)
+
+
+def test_notebook_checks_let_two_mistakes_through():
+    """Its target network is a fresh copy and its rate 0.5; the checks above catch both."""
+    unseen = {"online critic as target": "notebook_targets", "swapped Polyak": "notebook_polyak"}
+    for name, check in unseen.items():
+        old, new, _ = MUTANTS[name]
+        with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+            assert_caught(ac, old, new, check, CHECKS)
+
+
+# ---- The policy ----
+def test_density_integrates_to_one_within_the_bounds():
+    actor = ac.Actor(1, 1, np.array([-1.0]), np.array([3.0])).double()
+    a = torch.linspace(-1, 3, 400_001).double()[1:-1, None]
+    with torch.no_grad():
+        density = actor.distribution(torch.zeros(len(a), 1).double()).log_prob(a).exp()
+    assert torch.trapezoid(density, a[:, 0]).item() == pytest.approx(1, abs=1e-4)
+
+
+def test_deterministic_action_is_the_squashed_mean():
+    nets, data, _ = setup(ac)
+    obs = data.observations
+    expected = np.tanh(numpy_policy(nets.actor, obs.numpy())[0]) * SCALE + BIAS
+    np.testing.assert_allclose(nets.actor(obs).detach().numpy(), expected)
+
+
+@RUN
+def test_exploration_is_the_policy_itself(quick):
+    """At learning rate 0 the policy is known; its noise is independent for each dimension."""
+    run_dir, _ = quick(num_envs=3, learning_starts=0, learning_rate=0.0)
+    rb, scale = replay(run_dir), np.array([1.0, 5.0])
+    nets = ac.Networks(3, 2, -scale, scale)
+    nets.load_state_dict(weights(run_dir))
+    with torch.no_grad():
+        mean = nets.actor.mean(torch.tensor(rb["observations"])).numpy()
+    inside = (np.abs(rb["actions"] / scale) < 0.999).all((1, 2))
+    z = (np.arctanh(np.clip(rb["actions"] / scale, -0.9999, 0.9999)) - mean).reshape(-1, 6)
+    assert inside.mean() > 0.5
+    assert np.abs(np.corrcoef(z.T) - np.eye(6)).max() < 0.35
+    assert z.std(0) == pytest.approx(np.ones(6), rel=0.25)
+
+
+# ---- Both estimators ----
+@pytest.mark.parametrize(("mean", "std"), [(0.3, 0.8), (-0.5, 0.3)])
+def test_estimators_agree_with_each_other_and_with_the_closed_form(mean, std):
+    """Q(s, a) = -(u - 1)² with a = tanh(u): J = -(μ-1)² - σ², ∂J/∂μ = -2(μ-1), ∂J/∂log σ = -2σ²."""
+    actor = ac.Actor(1, 1, -np.ones(1), np.ones(1)).double()
+    with torch.no_grad():
+        actor.fc_mu.weight.zero_()
+        actor.fc_mu.bias.fill_(mean)
+        actor.log_std.fill_(np.log(std))
+    nets = SimpleNamespace(actor=actor, qf1=lambda obs, a: -((torch.atanh(a) - 1) ** 2).sum(-1))
+    data = SimpleNamespace(observations=torch.zeros(64, 1).double())
+    torch.manual_seed(0)
+    exact = np.array([2 * (mean - 1), 2 * std**2])
+    estimates = {}
+    for estimator in "pathwise", "score":
+        args, rows = ac.Args(estimator=estimator), []
+        for _ in range(400):
+            loss, _ = ac.actor_loss(nets, data, args)
+            rows.append(torch.cat(torch.autograd.grad(loss, [actor.fc_mu.bias, actor.log_std])))
+        estimates[estimator] = torch.stack(rows).numpy()
+    error = {name: rows.std(0) / len(rows) ** 0.5 for name, rows in estimates.items()}
+    centre = {name: rows.mean(0) for name, rows in estimates.items()}
+    for name in estimates:
+        assert (np.abs(centre[name] - exact) < 4 * error[name]).all(), name
+    together = np.hypot(error["pathwise"], error["score"])
+    assert (np.abs(centre["pathwise"] - centre["score"]) < 4 * together).all()
+    ratio = estimates["score"].var(0) / estimates["pathwise"].var(0)
+    print(f"variance of score over pathwise: mean {ratio[0]:.1f}, log std {ratio[1]:.1f}")
+    assert (ratio > 2).all()
+
+
+# ---- The schedule and the run ----
+@RUN
+@pytest.mark.parametrize("num_envs", [1, 3])
+def test_each_iteration_is_collection_and_then_updates(quick, monkeypatch, num_envs):
+    """Iterations of 50 steps, 20 updates after each one that learning has started in."""
+    settings = {"steps_per_iteration": 50, "updates_per_iteration": 20, "num_envs": num_envs}
+    order = []
+
+    def recorded(name, function):
+        def call(*args):
+            order.append(name)
+            return function(*args)
+
+        return call
+
+    for name in "actor_loss", "update_targets":
+        monkeypatch.setattr(ac, name, recorded(name, getattr(ac, name)))
+    monkeypatch.setattr(ac.ReplayBuffer, "add", recorded("add", ac.ReplayBuffer.add))
+    quick(learning_starts=110, checkpoint_interval=0, total_timesteps=306, **settings)
+    runs = "".join({"add": "s", "actor_loss": "a", "update_targets": "t"}[name] for name in order)
+    steps = [len(run) * num_envs for run in runs.replace("at" * 20, "|").split("|")]
+    bursts = [150, 200, 250, 300]
+    assert [round(sum(steps[: i + 1]) / 50) * 50 for i in range(4)] == bursts
+    assert runs.count("a") == 80
+    assert all(sum(steps[: i + 1]) - bursts[i] in range(num_envs) for i in range(4))
+
+
+@RUN
+def test_run_resumed_within_an_iteration_ends_in_the_same_weights(quick):
+    settings = {"steps_per_iteration": 40, "updates_per_iteration": 30, "checkpoint_interval": 50}
+    settings["env_id"] = "InvertedPendulum-v4"
+    whole, _ = quick(run_name="whole", **settings)
+    quick(run_name="parts", total_timesteps=150, **settings)
+    parts, _ = quick(run_name="parts", resume=True, **settings)
+    assert same(weights(whole), weights(parts))
+
+
+def test_defaults_are_the_notebooks():
+    args = vars(ac.Args())
+    expected = {
+        "max_episode_steps": 200,
+        "gamma": 0.99,
+        "batch_size": 256,
+        "buffer_size": 1_000_000,
+        "learning_rate": 3e-4,
+        "tau": 5e-3,
+        "entropy_coef": 0.0,
+        "steps_per_iteration": 1000,
+        "updates_per_iteration": 1000,
+        "total_timesteps": 105_000,
+        "learning_starts": 5_000,
+        "policy_frequency": 1,
+        "estimator": "pathwise",
+    }
+    assert {name: args[name] for name in expected} == expected
+    assert torch.equal(ac.Actor(3, 2, LOW, HIGH).log_std, torch.zeros(2))
+
+
+@RUN
+@pytest.mark.parametrize("settings", [{"entropy_coef": -0.1}, {"steps_per_iteration": 0}])
+def test_unusable_number_is_refused(quick, capsys, settings):
+    with pytest.raises(SystemExit) as stop:
+        quick(**settings)
+    assert stop.value.code == 2
+    assert next(iter(settings)).replace("_", "-") in capsys.readouterr().err
