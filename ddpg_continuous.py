@@ -25,7 +25,7 @@ import sys
 import time
 import warnings
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 
@@ -107,9 +107,10 @@ def fail(message: str, code: int = 2):
 def check_args(args: Args) -> None:
     """Refuse numbers that no run can use."""
     may_be_zero = "seed", "checkpoint_interval", "eval_interval", "learning_starts"
-    for name, value in vars(args).items():
-        low = 1 if type(value) is int and name not in may_be_zero else 0
-        high = 1 if name in ("gamma", "tau") else 2**31
+    for field in fields(args):
+        name, value = field.name, getattr(args, field.name)
+        low = 1 if field.type is int and name not in may_be_zero else 0
+        high = 1 if name in ("gamma", "tau", "gae_lambda") else 2**31
         if isinstance(value, int | float) and not low <= value <= high:
             fail(f"--{name.replace('_', '-')} must be from {low} to {high}, not {value}")
 

@@ -12,30 +12,29 @@ import pytest
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-# Off-policy scripts that share the run contract; a new one adds its name.
-SCRIPTS = ["ddpg_continuous", "td3_continuous", "ac_reparam_continuous"]
-# for tests of the losses and the noise of deterministic policies
+# The scripts, which all keep the run contract; a new one adds its name and what it needs to OWN.
+SCRIPTS = ["ddpg_continuous", "td3_continuous", "ac_reparam_continuous", "ppo_continuous"]
+# for tests of what not all of them have
 DETERMINISTIC = pytest.mark.parametrize("script", SCRIPTS[:2], indirect=True)
+OFF_POLICY = pytest.mark.parametrize("script", SCRIPTS[:3], indirect=True)
 
 # Settings of a run of seconds: every interval is reached, one thread.
 QUICK = {
     "torch_threads": 1,
     "env_id": "toy/Count-v0",
     "total_timesteps": 300,
-    "learning_starts": 100,
     "checkpoint_interval": 100,
     "eval_interval": 100,
     "eval_episodes": 2,
-    "buffer_size": 1000,
-    "batch_size": 16,
 }
-# What a script needs on top, to update after each step as the others do.
+REPLAY = {"learning_starts": 100, "buffer_size": 1000, "batch_size": 16}
+# with one step and one update an iteration it learns as the others do
+AC = {"max_episode_steps": None, "steps_per_iteration": 1, "updates_per_iteration": 1}
 OWN = {
-    "ac_reparam_continuous": {
-        "max_episode_steps": None,
-        "steps_per_iteration": 1,
-        "updates_per_iteration": 1,
-    }
+    "ddpg_continuous": REPLAY,
+    "td3_continuous": REPLAY,
+    "ac_reparam_continuous": REPLAY | AC,
+    "ppo_continuous": {"num_steps": 50, "num_minibatches": 4, "update_epochs": 3},
 }
 
 
@@ -180,7 +179,7 @@ def quick(script, tmp_path, monkeypatch):
 
     def run(**settings):
         Count.instances = 0
-        args = script.Args(**(QUICK | OWN.get(script.__name__, {}) | settings))
+        args = script.Args(**(QUICK | OWN[script.__name__] | settings))
         result = script.train(args)
         return Path("runs", args.run_name), result
 

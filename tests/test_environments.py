@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import DETERMINISTIC
+from conftest import DETERMINISTIC, OFF_POLICY
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 NAME, EPISODE, TIME = 0, 1, 2
@@ -20,6 +20,7 @@ def replay(run_dir):
     return {name: tensor.numpy() for name, tensor in state["rb"].items()}
 
 
+@OFF_POLICY
 @pytest.mark.parametrize("num_envs", [1, 3])
 def test_stored_transitions_are_those_that_happened(quick, num_envs):
     """Across truncation (5 steps), termination (7 steps) and the ends of segments."""
@@ -62,6 +63,7 @@ def test_actions_fill_the_bounds_of_each_dimension_and_stay_inside(quick, script
     assert (noisy.max(0) == space.high).all()
 
 
+@OFF_POLICY
 def test_actor_reaches_each_bound(script):
     low, high = np.array([-1.0, 0.0, -5.0]), np.array([1.0, 2.0, 5.0])
     actor = script.Actor(4, 3, low, high)
@@ -86,6 +88,7 @@ def test_exploration_noise_is_independent_for_each_environment_and_dimension(qui
     assert noise.std(0) == pytest.approx(np.ones(6), rel=0.25)
 
 
+@OFF_POLICY
 @pytest.mark.parametrize("num_envs", [1, 3])
 def test_every_episode_is_logged_with_its_own_length(quick, num_envs):
     run_dir, _ = quick(num_envs=num_envs)
@@ -99,6 +102,7 @@ def test_every_episode_is_logged_with_its_own_length(quick, num_envs):
     np.testing.assert_allclose(returns, k * (100 * name + 10 * episode) + k * (k + 1) / 2)
 
 
+@OFF_POLICY
 @pytest.mark.parametrize(
     ("env_id", "value"), [("toy/Terminates-v0", 1.0), ("toy/Truncates-v0", 1 / (1 - 0.5))]
 )

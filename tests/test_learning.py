@@ -13,20 +13,32 @@ def optimal_cost_per_x2():
     return p
 
 
+OFF_POLICY = {
+    "total_timesteps": 6000,
+    "learning_starts": 1000,
+    "buffer_size": 10_000,
+    "batch_size": 128,
+    "learning_rate": 1e-3,
+}
+ON_POLICY = {
+    "total_timesteps": 20_000,
+    "num_steps": 500,
+    "num_minibatches": 8,
+    "update_epochs": 10,
+    "learning_rate": 3e-3,
+}
+
+
 def test_linear_quadratic_problem_is_solved_to_within_5_percent(quick, script):
     """Over the episodes of the last evaluation, whose initial states are known by their seeds."""
     episodes, seed = 20, 1
     _, result = quick(
         env_id="toy/Regulator-v0",
         seed=seed,
-        total_timesteps=6000,
-        learning_starts=1000,
         checkpoint_interval=0,
         eval_interval=0,
         eval_episodes=episodes,
-        buffer_size=10_000,
-        batch_size=128,
-        learning_rate=1e-3,
+        **(OFF_POLICY if hasattr(script, "ReplayBuffer") else ON_POLICY),
     )
     envs = gym.make_vec("toy/Regulator-v0", episodes, "sync")
     obs, _ = envs.reset(seed=seed + 100)

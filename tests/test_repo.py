@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import DETERMINISTIC, ROOT
+from conftest import DETERMINISTIC, OFF_POLICY, ROOT
 from torch import nn
 
 HANDOUT = {
@@ -57,6 +57,7 @@ def test_defaults_are_the_handouts(script):
     assert {name: type(args[name]) for name in HANDOUT} == {n: type(v) for n, v in HANDOUT.items()}
 
 
+@OFF_POLICY
 def test_handout_critic_cannot_take_an_observation(script):
     """As printed its first layer has the width of the action alone."""
 
@@ -92,6 +93,7 @@ def test_handout_target_broadcasts_to_a_matrix():
     assert predictions.grad.flatten().tolist() == [-5.0, -5.0]  # and not [0, -10]
 
 
+@OFF_POLICY
 def test_handout_int_field_holds_a_float(script):
     """Annotations are not enforced: `learning_starts: int = 25e3` is a float."""
 
