@@ -217,7 +217,7 @@ def critic_loss(nets, data, args):
     """Return the mean squared Bellman error over a batch, a scalar, and what to log of it."""
     with torch.no_grad():
         # a' ~ π(·|s'), one sample   [Heess et al. 2015, SVG(0)]
-        next_state_actions = nets.actor.distribution(data.next_observations).sample()
+        next_state_actions = nets.actor.distribution(data.next_observations).rsample()
         # y = r + γ(1-d) Q'(s', a')   [Lillicrap et al. 2015, Alg. 1]
         qf1_next_target = nets.qf1_target(data.next_observations, next_state_actions)
         not_done = 1 - data.dones.flatten()
@@ -231,12 +231,12 @@ def actor_loss(nets, data, args):
     """Return a scalar with the gradient of minus the actor's objective over a batch, likewise."""
     policy = nets.actor.distribution(data.observations)
     # ∇_θ J = E[∇_a Q(s, a) ∇_θ a(s, z)], z ~ N(0, 1)   [Heess et al. 2015, SVG(0)]
-    actions = policy.rsample() if args.estimator == "pathwise" else policy.sample()
-    log_prob = policy.log_prob(actions)
-    objective = nets.qf1(data.observations, actions) - args.entropy_coef * log_prob
+    with torch.set_grad_enabled(args.estimator == "pathwise"):
+        actions = policy.rsample()
+    objective = nets.qf1(data.observations, actions) - args.entropy_coef * policy.log_prob(actions)
     if args.estimator == "score":
         # ∇_θ J = E[∇_θ log π(a|s) Q(s, a)]   [Williams 1992, the critic in place of the return]
-        objective = log_prob * objective.detach()
+        objective = policy.log_prob(actions) * objective.detach()
     actor_loss = -objective.mean()
     return actor_loss, {"actor_loss": actor_loss, "policy_std": nets.actor.log_std.exp()}
 
@@ -422,7 +422,7 @@ def train(args: Args) -> dict:
         else:
             with torch.no_grad():
                 x = torch.as_tensor(obs, dtype=torch.float32, device=device)
-                actions = nets.actor.distribution(x).sample()
+                actions = nets.actor.distribution(x).rsample()
             actions = actions.cpu().numpy().clip(low, high)
             if not np.isfinite(actions).all():
                 check_finite()

@@ -401,8 +401,8 @@ def train(args: Args) -> dict:
     """
     check_args(args)
     batch_size = args.num_envs * args.num_steps
-    if args.num_minibatches > batch_size:
-        fail(f"--num-minibatches must be at most the {batch_size} steps of a rollout")
+    if 2 * args.num_minibatches > batch_size:
+        fail(f"--num-minibatches must be at most half of the {batch_size} steps of a rollout")
     torch.set_num_threads(args.torch_threads)
     device = torch.device("cuda" if torch.cuda.is_available() and args.cuda else "cpu")
     envs = make_envs(args, args.num_envs)
@@ -498,9 +498,9 @@ def train(args: Args) -> dict:
             actions = torch.as_tensor(rollout.actions, device=device)
             log_probs = nets.actor.distribution(x[0]).log_prob(actions).sum(-1)
         advantages = estimate_advantages(rollout, values, next_values, args)
-        batch = x[0], actions, log_probs, values, advantages, advantages + values
-        batch = [torch.as_tensor(x, dtype=torch.float32, device=device) for x in batch]
-        batch = Batch(*(x.flatten(0, 1) for x in batch))
+        batch = Batch(x[0], actions, log_probs, values, advantages, advantages + values)
+        kind = {"dtype": torch.float32, "device": device}
+        batch = Batch(*(torch.as_tensor(part, **kind).flatten(0, 1) for part in batch))
 
         # Learn
         if args.anneal_lr:
@@ -509,7 +509,7 @@ def train(args: Args) -> dict:
         history = []
         for _ in range(args.update_epochs):
             for i in torch.randperm(batch_size, device=device).tensor_split(args.num_minibatches):
-                data = Batch(*(x[i] for x in batch))
+                data = Batch(*(part[i] for part in batch))
                 optimizer.zero_grad()
                 history.append(differentiate(parameters, nets, data, args))
                 nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
@@ -518,7 +518,7 @@ def train(args: Args) -> dict:
                 break
         nets.actor.obs_normalizer.update(rollout.observations.reshape(batch_size, -1))
         metrics = {name: torch.stack([m[name] for m in history]).mean() for name in history[0]}
-        unexplained = (batch.returns - batch.values).var() / batch.returns.var()
+        unexplained = (batch.returns - batch.values).var() / (batch.returns.var() + 1e-8)
         metrics |= {"explained_variance": 1 - unexplained}
 
         # Log

@@ -60,7 +60,7 @@ def check_notebook_targets(script):
     )
     torch.manual_seed(2)
     critic = script.QNetwork(11, 3)
-    ones = SimpleNamespace(sample=lambda: torch.ones(5, 3))
+    ones = SimpleNamespace(rsample=lambda: torch.ones(5, 3))
     actor = SimpleNamespace(distribution=lambda obs: ones)
     nets = SimpleNamespace(actor=actor, qf1=critic, qf1_target=deepcopy(critic))
     y = targets(script, nets, data, script.Args())
@@ -221,14 +221,15 @@ MUTANTS = {
     "no terminal mask": ("not_done = 1 - data.dones.flatten()", "not_done = 1", "notebook_targets"),
     "online critic as target": ("nets.qf1_target(data", "nets.qf1(data", "critic_loss_value"),
     "mean action in the target": (
-        "nets.actor.distribution(data.next_observations).sample()",
+        "nets.actor.distribution(data.next_observations).rsample()",
         "nets.actor(data.next_observations)",
         "critic_loss_value",
     ),
     "swapped Polyak": ("nets.sources, tau)", "nets.sources, 1 - tau)", "check_polyak"),
-    "no gradient through the sample": ("policy.rsample()", "policy.sample()", "pathwise"),
+    "no gradient through the sample": ('args.estimator == "pathwise"', "False", "pathwise"),
+    "gradient through the sample": ('args.estimator == "pathwise"', "True", "score_gradient"),
     "pathwise for both": ('args.estimator == "score"', "False", "score_gradient"),
-    "sampled twice": ("log_prob = policy", "policy.sample(); log_prob = policy", "actor_loss"),
+    "sampled twice": ("objective = nets", "policy.sample(); objective = nets", "actor_loss"),
     "Q not detached": ("objective.detach()", "objective", "score_gradient"),
     "entropy with the wrong sign": ("- args.entropy_coef", "+ args.entropy_coef", "pathwise"),
     "actor descends Q": ("actor_loss = -objective", "actor_loss = objective", "actor_loss"),

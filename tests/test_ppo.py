@@ -427,7 +427,7 @@ def test_weights_start_orthogonal():
 
 @RUN
 @pytest.mark.parametrize(
-    "settings", [{"num_minibatches": 51}, {"gae_lambda": 1.1}, {"num_steps": 0}]
+    "settings", [{"num_minibatches": 26}, {"gae_lambda": 1.1}, {"num_steps": 0}]
 )
 def test_unusable_number_is_refused(quick, capsys, settings):
     with pytest.raises(SystemExit) as stop:

@@ -12,7 +12,7 @@ diffs = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(diffs)
 
 # A further script adds its name here and a row to PAIRS in docs/diffs.py.
-FAMILIES = {"ddpg": ["td3", "ac_reparam"]}
+FAMILIES = {"ddpg": ["td3", "ac_reparam"], "ppo": []}
 # parts that an algorithm has to change
 OWN = {"ac_reparam": ["imports"]}
 # part of a script: a pattern that finds it
@@ -30,8 +30,19 @@ SHARED = {
     "Training: updates": r"^            data = rb.sample.*?(?=^        # Log$)",
     "Training: log to end": r"^        # Log$.*?\Z",
 }
+# what does not depend on whether the data are replayed: the same in every script
+EVERYWHERE = {
+    "header": r"\A# /// script.*?^# ///$",
+    "head of Args": SHARED["head of Args"],
+    "Environment": SHARED["Environment"],
+    "Evaluation": SHARED["Evaluation"],
+    "Checkpoint: save": r"^def save.*?(?=^# ---- )",
+    "Training: helpers": SHARED["Training: helpers"],
+    "Training: end": r"^    for signum, handler in .*?\Z",
+}
 RULERS = ["Config", "Environment", "Networks", "Losses", "Evaluation", "Checkpoint", "Training"]
 SIBLINGS = [(parent, child) for parent, children in FAMILIES.items() for child in children]
+SCRIPTS = [name for parent, children in FAMILIES.items() for name in (parent, *children)]
 
 
 def source(name: str) -> str:
@@ -39,12 +50,24 @@ def source(name: str) -> str:
 
 
 def shared(text: str, part: str) -> str:
-    found = re.findall(SHARED[part], text, re.DOTALL | re.MULTILINE)
+    found = re.findall((SHARED | EVERYWHERE)[part], text, re.DOTALL | re.MULTILINE)
     assert len(found) == 1, f"{part}: found {len(found)} times"
     return found[0]
 
 
-@pytest.mark.parametrize("name", sorted({name for pair in SIBLINGS for name in pair}))
+def test_every_script_is_in_a_family():
+    assert sorted(SCRIPTS) == sorted(
+        path.name.removesuffix("_continuous.py") for path in ROOT.glob("*_continuous.py")
+    )
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("part", EVERYWHERE)
+def test_part_is_the_same_in_every_script(name, part):
+    assert shared(source(name), part) == shared(source("ddpg"), part)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_rulers_are_the_same_words_in_the_same_order(name):
     assert re.findall(r"^# ---- (\w+) ----$", source(name), re.MULTILINE) == RULERS
 
@@ -57,7 +80,7 @@ def test_shared_part_is_identical(parent, child, part):
     assert shared(source(child), part) == shared(source(parent), part)
 
 
-@pytest.mark.parametrize("part", SHARED)
+@pytest.mark.parametrize("part", SHARED | EVERYWHERE)
 def test_one_changed_character_is_noticed(part):
     text = source("ddpg")
     here = shared(text, part)
