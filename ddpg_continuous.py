@@ -232,6 +232,7 @@ def backward(loss_function, parameters, *inputs):
     return {name: value.detach() for name, value in metrics.items()}
 
 
+@torch.no_grad()
 def update_targets(nets, tau):
     """Polyak averaging, θ' ← τθ + (1-τ)θ'   [Lillicrap et al. 2015, Alg. 1]."""
     torch._foreach_lerp_(nets.targets, nets.sources, tau)

@@ -197,6 +197,7 @@ def check_polyak(script):
         expected = 0.1 * θ + 0.9 * before.qf1_target.get_parameter(name)
         torch.testing.assert_close(nets.qf1_target.get_parameter(name), expected)
         assert torch.equal(nets.qf1.get_parameter(name), θ)
+    assert all(parameter.grad_fn is None for parameter in nets.targets)
 
 
 CHECKS = [
@@ -225,6 +226,7 @@ MUTANTS = {
         "nets.actor(data.next_observations)",
         "critic_loss_value",
     ),
+    "Polyak in the autograd graph": ("@torch.no_grad()\ndef update", "def update", "check_polyak"),
     "swapped Polyak": ("nets.sources, tau)", "nets.sources, 1 - tau)", "check_polyak"),
     "no gradient through the sample": ('args.estimator == "pathwise"', "False", "pathwise"),
     "gradient through the sample": ('args.estimator == "pathwise"', "True", "score_gradient"),

@@ -139,6 +139,8 @@ def check_polyak(script):
                 expected = tau * θ + (1 - tau) * old_target.get_parameter(name)
                 torch.testing.assert_close(target.get_parameter(name), expected)
                 assert torch.equal(net.get_parameter(name), θ)
+        # a graph over all updates would grow, and fill the memory, for as long as the run
+        assert all(parameter.grad_fn is None for parameter in nets.targets)
 
 
 def check_target_smoothing(script):
@@ -217,6 +219,7 @@ MUTANTS = {
     "sum for mean": (".mean()", ".sum()", "actor_gradient"),
     "gradient of every parameter": ("backward(inputs=parameters)", "backward()", "no_gradient"),
     "swapped Polyak": ("nets.sources, tau)", "nets.sources, 1 - tau)", "polyak"),
+    "Polyak in the autograd graph": ("@torch.no_grad()\ndef update", "def update", "polyak"),
     "Polyak of the actor alone": (
         "(nets.targets, nets.sources",
         "(nets.targets[:6], nets.sources[:6]",
