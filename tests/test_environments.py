@@ -110,13 +110,14 @@ def test_targets_bootstrap_through_truncation_and_not_through_termination(
     quick, script, env_id, value
 ):
     """Reward 1 each step: Q is 1 where each step terminates, 1/(1-γ) where it is a time limit."""
-    run_dir, _ = quick(env_id=env_id, gamma=0.5, tau=0.1, learning_rate=3e-3, learning_starts=20)
+    settings = {"gamma": 0.5, "tau": 0.1, "learning_rate": 3e-3, "learning_starts": 20}
+    run_dir, _ = quick(env_id=env_id, total_timesteps=600, **settings)
     low, high = np.array([-1.0]), np.array([1.0])
     nets = script.Networks(1, 1, low, high)
     nets.load_state_dict(torch.load(run_dir / "model.pt", weights_only=True))
     actions = torch.linspace(-1, 1, 9)[:, None]
     with torch.no_grad():
-        assert nets.qf1(torch.zeros(9, 1), actions).numpy() == pytest.approx(value, rel=0.02)
+        assert nets.qf1(torch.zeros(9, 1), actions).numpy() == pytest.approx(value, rel=0.1)
 
 
 @pytest.mark.parametrize(
