@@ -179,6 +179,8 @@ def test_every_argument_takes_effect(quick, script, argument):
     settings = {"total_timesteps": 150, "eval_interval": 0}
     if "policy_noise" in vars(script.Args()):
         settings["policy_noise"] = 0.3
+    if "updates_per_iteration" in vars(script.Args()):
+        settings["updates_per_iteration"] = 4  # of one, no share can be left out
     changed = {argument: CHANGES[argument]}
     assert not same(*(weights(quick(**settings | more)[0]) for more in ({}, changed)))
 
