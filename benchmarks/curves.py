@@ -68,7 +68,8 @@ def draw(rows: list[dict], path: Path) -> None:
                 axis.plot([*curve], [*curve.values()], color=COLORS[script], alpha=0.35, lw=0.8)
             steps = sorted(set.intersection(*(set(curve) for curve in seeds.values())))
             mean = np.mean([[curve[step] for step in steps] for curve in seeds.values()], axis=0)
-            label = f"{script.removesuffix('_continuous').upper()}, mean of {len(seeds)} seeds"
+            name = script.removesuffix("_continuous").upper()
+            label = f"{name}, mean of {len(seeds)} seeds" if len(seeds) > 1 else f"{name}, one seed"
             axis.plot(steps, mean, color=COLORS[script], lw=2, label=label)
         axis.set(title=env_id, xlabel="environment steps", ylabel="evaluation return", xscale="log")
         axis.xaxis.set_major_formatter(lambda step, _: f"{step / 1000:.0f}k")
