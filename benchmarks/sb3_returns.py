@@ -1,6 +1,7 @@
-"""Returns of Stable-Baselines3 with the settings of ddpg_continuous.py, to hold ours against.
+"""Returns of Stable-Baselines3 with the settings of our DDPG or TD3, to hold ours against.
 
-python benchmarks/sb3_returns.py Hopper-v4 300000 1    writes runs/sb3__Hopper-v4__1/evaluations.npz
+python benchmarks/sb3_returns.py ddpg Hopper-v4 300000 1
+writes runs/sb3_ddpg__Hopper-v4__1/evaluations.npz
 
 SB3's DDPG is its TD3 with one critic and no smoothing; TD3 is used here because only there can the
 actor and the targets be delayed, as `policy_frequency` 2 does.
@@ -18,8 +19,9 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import NormalActionNoise
 
 
-def make_model(env: gym.Env, seed: int, **settings) -> TD3:
-    """Return SB3's agent with our defaults; `settings` override them."""
+def make_model(env: gym.Env, seed: int, algorithm: str = "ddpg", **settings) -> TD3:
+    """Return SB3's agent with our defaults for "ddpg" or "td3"; `settings` override them."""
+    n_critics, policy_noise = {"ddpg": (1, 0.0), "td3": (2, 0.2)}[algorithm]
     act_dim = env.action_space.shape[0]
     settings = {
         "learning_rate": 3e-4,
@@ -32,14 +34,14 @@ def make_model(env: gym.Env, seed: int, **settings) -> TD3:
         "gradient_steps": 1,
         "action_noise": NormalActionNoise(np.zeros(act_dim), np.full(act_dim, 0.1)),
         "policy_delay": 2,
-        "target_policy_noise": 0.0,
-        "policy_kwargs": {"net_arch": [256, 256], "n_critics": 1},
+        "target_policy_noise": policy_noise,
+        "policy_kwargs": {"net_arch": [256, 256], "n_critics": n_critics},
     } | settings
     return TD3("MlpPolicy", env, seed=seed, device="cpu", **settings)
 
 
 if __name__ == "__main__":
-    env_id, steps, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    algorithm, env_id, steps, seed = *sys.argv[1:3], int(sys.argv[3]), int(sys.argv[4])
     warnings.filterwarnings("ignore", ".*is out of date")
     torch.set_num_threads(1)
     eval_env = Monitor(gym.make(env_id))
@@ -48,8 +50,8 @@ if __name__ == "__main__":
         eval_env,
         n_eval_episodes=10,
         eval_freq=10_000,
-        log_path=f"runs/sb3__{env_id}__{seed}",
+        log_path=f"runs/sb3_{algorithm}__{env_id}__{seed}",
         deterministic=True,
         verbose=0,
     )
-    make_model(gym.make(env_id), seed).learn(steps, callback=evaluations)
+    make_model(gym.make(env_id), seed, algorithm).learn(steps, callback=evaluations)

@@ -6,10 +6,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_environments import EPISODE, NAME, TIME, ends
-from test_losses import finite_difference, steepest
+from test_losses import assert_caught, finite_difference, steepest
 from test_runs import weights
 
 import ppo_continuous as ppo
@@ -200,16 +199,7 @@ MUTANTS = {
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_broken_copy_is_caught(name):
-    old, new, check = MUTANTS[name]
-    source = (ROOT / "ppo_continuous.py").read_text()
-    losses = source[source.index("def estimate_adv") : source.index("# ---- Evaluation ----")]
-    assert losses.count(old) == 1, f"the mutant does not fit: {old}"
-    mutant = types.ModuleType("mutant")
-    mutant.__dict__.update(vars(ppo))
-    exec(losses.replace(old, new), mutant.__dict__)
-    (function,) = [function for function in CHECKS if check in function.__name__]
-    with pytest.raises(AssertionError):
-        function(mutant)
+    assert_caught(ppo, *MUTANTS[name], CHECKS)
 
 
 def test_handout_surrogate_is_misprinted():
