@@ -389,8 +389,8 @@ def train(args: Args) -> dict:
     packages = "torch", "numpy", "gymnasium", "mujoco", "stable-baselines3"
     about = {"versions": {name: version(name) for name in packages}, "device": str(device)}
     git = os.popen(f"git -C '{Path(__file__).parent}' rev-parse -q --verify HEAD 2>{os.devnull}")
-    about["git_commit"] = git.read().strip() or None
-    save(run_dir / "args.json", asdict(args) | about | {"threads": torch.get_num_threads()})
+    about |= {"git_commit": git.read().strip() or None, "threads": torch.get_num_threads()}
+    save(run_dir / "args.json", asdict(args) | about | {"script": Path(__file__).name})
 
     def due(interval: int) -> bool:
         return interval > 0 and global_step % interval < args.num_envs

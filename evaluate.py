@@ -1,0 +1,127 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["torch==2.13.0", "numpy==2.4.6", "gymnasium[mujoco]==1.4.0", "mujoco==3.15.0",
+#     "stable-baselines3==2.9.2", "tyro==1.0.17", "tensorboard==2.21.0", "tqdm==4.70.1",
+#     "filelock==4.2.11", "moviepy==2.2.1"]
+# ///
+"""Play the deterministic policy of trained runs, as their own evaluations do.
+
+A run's args.json names its script, which is looked for beside this file and brings the networks and
+the environments; model.pt brings the weights. With the same seed and number of episodes the returns
+are those of the run's last evaluation, exactly, on the same kind of machine.
+
+    python evaluate.py runs/NAME --video cheetah.mp4
+"""
+
+import importlib.util
+import json
+import sys
+import tempfile
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import ModuleType
+
+import torch
+import tyro
+
+
+@dataclass
+class Args:
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """folders of runs"""
+    episodes: int | None = None
+    """episodes, each in an environment of its own (default: the run's own number)"""
+    seed: int | None = None
+    """play what a run of this seed would play (default: the run's own seed)"""
+    script: Path | None = None
+    """training script of the runs (default: the one that args.json names, beside this file)"""
+    json: bool = False
+    """print JSON instead of a table"""
+    video: Path | None = None
+    """record the first episode of a single run in this mp4 file"""
+
+
+def load_script(path: Path) -> ModuleType:
+    """Import a training script from a file."""
+    spec = importlib.util.spec_from_file_location(f"evaluated_{path.stem}", path)
+    script = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
+
+
+def load_run(run_dir: Path, args: Args):
+    """Return a run's script, its arguments and its actor, in evaluation mode on the CPU."""
+    about = json.loads((run_dir / "args.json").read_text())
+    name = Path(about.get("script", f"{about['exp_name']}.py")).name
+    script = load_script(args.script or Path(__file__).with_name(name))
+    known = {field.name for field in fields(script.Args)}
+    run_args = script.Args(**{key: value for key, value in about.items() if key in known})
+    run_args.seed = run_args.seed if args.seed is None else args.seed
+    torch.set_num_threads(run_args.torch_threads)
+    envs = script.make_envs(run_args, 1)
+    obs_dim, act_dim = envs.single_observation_space.shape[0], envs.single_action_space.shape[0]
+    nets = script.Networks(
+        obs_dim, act_dim, envs.single_action_space.low, envs.single_action_space.high
+    )
+    envs.close()
+    nets.load_state_dict(torch.load(run_dir / "model.pt", map_location="cpu", weights_only=True))
+    return script, run_args, nets.actor.eval()
+
+
+def record(script: ModuleType, actor, run_args, file: Path) -> None:
+    """Record an episode; an older file is replaced when the new one is complete."""
+    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+        script.evaluate(actor, run_args, 1, Path(folder, "video"))
+        (video,) = Path(folder).glob("*.mp4")
+        video.replace(file)
+
+
+def play(run_dir: Path, args: Args) -> dict:
+    """Evaluate one run; exits with one line and code 2 if its folder is not fit for that."""
+    try:
+        script, run_args, actor = load_run(run_dir, args)
+        returns = script.evaluate(actor, run_args, args.episodes or run_args.eval_episodes)
+        if args.video:
+            record(script, actor, run_args, args.video)
+    except Exception as error:
+        fail(f"cannot evaluate {run_dir}: {type(error).__name__}: {error}")
+    summary = {"run": str(run_dir), "mean": returns.mean(), "std": returns.std()}
+    return summary | {"returns": returns.tolist()}
+
+
+def fail(message: str) -> None:
+    print("error:", " ".join(message.split()), file=sys.stderr)
+    raise SystemExit(2)
+
+
+def main(args: Args) -> list[dict]:
+    """Evaluate runs and print their returns; a broken one has its line and the others go on."""
+    if not args.runs:
+        fail("name at least one folder of a run")
+    if args.episodes is not None and args.episodes < 1:
+        fail(f"--episodes must be at least 1, not {args.episodes}")
+    if args.video and (len(args.runs) > 1 or args.video.suffix != ".mp4"):
+        fail("--video takes one run and a file that ends in .mp4")
+    results, broken = [], False
+    for run_dir in args.runs:
+        try:
+            results.append(play(run_dir, args))
+        except SystemExit:
+            broken = True
+    if args.json:
+        print(json.dumps(results, indent=2))
+    elif results:
+        width = max(len(result["run"]) for result in results)
+        print(f"{'run':{width}}  {'mean':>9}  {'std':>8}  returns")
+        for result in results:
+            returns = " ".join(f"{value:.1f}" for value in result["returns"])
+            print(
+                f"{result['run']:{width}}  {result['mean']:9.2f}  {result['std']:8.2f}  {returns}"
+            )
+    if broken:
+        raise SystemExit(2)
+    return results
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))
