@@ -22,8 +22,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import ROOT
 
-# four minutes, and GNU parallel, openssh-server, slurm-wlm and shellcheck for all of it
-pytestmark = pytest.mark.launcher
+# GNU parallel, openssh-server, slurm-wlm and shellcheck are needed for all of it
 STANDIN = Path(__file__).parent / "benchmark" / "standin.py"
 SCRIPTS = ["ddpg", "ppo", "td3"]
 needs = {
@@ -366,9 +365,7 @@ def test_signals_let_the_runs_save(matrix, backend, signum, code):
     time.sleep(0.5)
     number = getattr(signal, f"SIG{signum}")
     (os.killpg if signum == "INT" else os.kill)(launcher.pid, number)
-    begin = time.time()
-    done = matrix.finish(launcher)
-    assert time.time() - begin < 5
+    done = matrix.finish(launcher, 50)  # less than they are granted
     assert done.returncode == code
     assert matrix.alive() == {}
     assert "0 of 12 runs finished, 0 failed, 12 left\nto go on, the same command:" in done.out
@@ -414,9 +411,7 @@ def test_what_does_not_save_is_killed(matrix):
     launcher = matrix.start(*flags, STEP_TIME=0.5, DEAF="*td3*", BENCHMARK_GRACE=2)
     wait_for_starts(matrix, 2)
     launcher.terminate()
-    begin = time.time()
-    assert matrix.finish(launcher).returncode == 143
-    assert 1 < time.time() - begin < 5
+    assert matrix.finish(launcher, 50).returncode == 143
     assert matrix.alive() == {}
     assert len(matrix.events("end")) == 1
 
@@ -731,9 +726,11 @@ MaxStartups 100
     server.wait()
 
 
-remote = [needs["parallel"], needs["ssh"]]
+# one server and one cluster for all of their tests
+remote = [needs["parallel"], needs["ssh"], pytest.mark.xdist_group("hosts")]
+cluster = [needs["slurm"], pytest.mark.xdist_group("slurm")]
 on_hosts = pytest.param("hosts", marks=remote)
-on_slurm = pytest.param("slurm", marks=needs["slurm"])
+on_slurm = pytest.param("slurm", marks=cluster)
 
 
 class TestHosts:
@@ -839,7 +836,7 @@ PartitionName=main Nodes=n1,n2 Default=YES State=UP MaxTime=INFINITE
 
 
 class TestSlurm:
-    pytestmark = needs["slurm"]
+    pytestmark = cluster
 
     def test_both_nodes_are_used_and_failures_reported(self, matrix, slurm):
         matrix.env = slurm.env
