@@ -30,6 +30,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import gymnasium as gym
+import mujoco
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -129,6 +130,10 @@ def make_envs(args: Args, num_envs: int, video: Path | None = None) -> gym.vecto
             os.environ.setdefault("MUJOCO_GL", "egl")
 
     def record(env: gym.Env) -> gym.Env:
+        if renderer := getattr(env.unwrapped, "mujoco_renderer", None):
+            # the camera that follows the body, where there is one, which gymnasium 1.4 leaves aside
+            kind = mujoco.mjtObj.mjOBJ_CAMERA
+            renderer.camera_id = mujoco.mj_name2id(renderer.model, kind, "track")
         env.reset()
         env.render()  # what can't render fails now, not hours later
         folder, first = str(video.parent), lambda episode: episode == 0

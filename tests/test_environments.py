@@ -1,5 +1,7 @@
 """What is stored is what happened, within the bounds of each dimension; the rest is refused."""
 
+from ctypes.util import find_library
+
 import numpy as np
 import pytest
 import torch
@@ -151,3 +153,17 @@ def test_unusable_input_gets_one_line_and_exit_code_2(quick, capsys, tmp_path, s
     assert error.count("\n") == 1
     assert word in error
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(find_library("EGL") is None, reason="no headless OpenGL (EGL) here")
+def test_camera_follows_the_body(script, tmp_path, monkeypatch):
+    """Fifty metres on, the body is still in the picture: it is not grey, as the floor is."""
+    monkeypatch.chdir(tmp_path)
+    envs = script.make_envs(script.Args(env_id="HalfCheetah-v4"), 1, tmp_path / "video")
+    env = envs.envs[0].unwrapped
+    for x in 0.0, 50.0:
+        env.set_state(np.array([x, *env.init_qpos[1:]]), env.init_qvel)
+        frame = env.render().astype(int)
+        coloured = frame[..., 0] - frame[..., 2] > 40
+        assert coloured.sum() > 500
+    envs.close()
