@@ -100,7 +100,7 @@ supervise() { # COMMAND: run it, output to $log, pass a request to stop on to it
     fi
     sleep "$nap" &
     wait $! # ends when a signal comes, as sleep alone would not
-  done
+  done 2>/dev/null # where bash would tell that the child was killed
   wait "$child" 2>/dev/null
   code=$?
 }
