@@ -316,6 +316,9 @@ def test_committed_curves_are_redrawn(tmp_path):
     assert {"HalfCheetah-v4", "Hopper-v4", "Walker2d-v4"} <= panels.keys()
     assert {"ddpg", "td3", "ppo"} <= panels["HalfCheetah-v4"].keys()
     plot.main(args)
+    assert (tmp_path / "table.md").read_text() in (ROOT / "docs" / "results.md").read_text()
+    for name in "curves.csv", "table.csv", "table.md":
+        assert (tmp_path / name).read_bytes() == (ROOT / "results" / name).read_bytes(), name
     drawn = (tmp_path / "curves.svg").read_text()
     for words in *panels, "environment steps", "evaluation return", "ddpg, 3 seeds":
         assert all(f"<!-- {line} -->" in drawn for line in words.split(", ep")[:1])
