@@ -126,6 +126,7 @@ worker() { # FOLDER LINE: take a cell to its end, or as far as a request to stop
   export OMP_NUM_THREADS=$threads MKL_NUM_THREADS=$threads OPENBLAS_NUM_THREADS=$threads
   mkdir -p "runs/$name"
   log=runs/$name/train.log
+  was=$(cat "runs/$name/benchmark.args" 2>/dev/null || printf %s "$others")
   [ -e "runs/$name/checkpoint.pt" ] || printf '%s\n' "$others" >"runs/$name/benchmark.args"
 
   until finished "$name" "$script"; do
@@ -134,6 +135,8 @@ worker() { # FOLDER LINE: take a cell to its end, or as far as a request to stop
     supervise "${command[@]}"
     [ "$code" -eq 2 ] || break
     tail -c "+$((before + 1))" "$log" | grep -q 'error: another process is training in' || break
+    # trained with other arguments: neither waited for nor taken for this one
+    [ "$was" = "$others" ] || { printf '%s\n' "$was" >"runs/$name/benchmark.args" && break; }
     # left by a launcher that was killed: wait until it has ended
     supervise "$python" -c 'import filelock, sys
 filelock.FileLock(sys.argv[1]).acquire(poll_interval=1)' "runs/$name/lock"
@@ -180,14 +183,14 @@ if [ "${1-}" = --one ]; then
   exit 0
 fi
 
-again=$(printf '%q' "$0")
+again=${PYTHON:+PYTHON=$(printf '%q' "$PYTHON") }$(printf '%q' "$self")
 [ $# -eq 0 ] || again=$again$(printf ' %q' "$@")
 while [ $# -gt 0 ]; do
   option=${1%%=*}
   case $option in
     -h | --help) usage && exit 0 ;;
     --) shift && break ;;
-    --dry-run | --status) mode=${1#--} && shift && continue ;;
+    --dry-run | --status) mode=${option#--} && shift && continue ;;
     --scripts | --env-ids | --seeds | --start-seed | --jobs | --threads) ;;
     --backend | --hosts | --slurm-args | --suite) ;;
     *) die 2 "unknown option $1: --help lists them, and those of the scripts come after --" ;;
@@ -218,7 +221,7 @@ done
 
 whole() { # OPTION VALUE LOWEST: sets $number, or exits
   case $2 in
-    '' | *[!0-9]* | ??????????*) die 2 "$1 must be a whole number, not '$2'" ;;
+    '' | *[!0-9]* | ??????????*) die 2 "$1 must be a whole number of up to 9 digits, not '$2'" ;;
   esac
   number=$((10#$2))
   [ "$number" -ge "$3" ] || die 2 "$1 must be at least $3, not $2"
@@ -226,6 +229,7 @@ whole() { # OPTION VALUE LOWEST: sets $number, or exits
 whole --seeds "$seeds" 1 && seeds=$number
 whole --start-seed "$start_seed" 0 && start_seed=$number
 whole --threads "$threads" 1 && threads=$number
+whole BENCHMARK_GRACE "$grace" 0 && grace=$number
 [ -z "$jobs" ] || { whole --jobs "$jobs" 1 && jobs=$number; }
 [ -z "$takes$steps" ] || { whole --total-timesteps "${steps//_/}" 1 && steps=$number; }
 case $suite in
@@ -432,11 +436,12 @@ show() { # print the lines of the cells that have ended
 }
 
 working() { # is a worker at work?
-  local file pid
+  local file pid queue
   for folder in "${folders[@]}"; do
     if [ "$reach" = slurm ]; then
-      [ -z "$(squeue --noheader --name "$(job_name "$folder")")" ] && continue
-      return 0
+      queue=$(squeue --noheader --name "$(job_name "$folder")") || return 0
+      [ -n "$queue" ] && return 0
+      continue
     fi
     for file in "$folder"/start.*; do
       [ "$reach" != hosts ] || return 0

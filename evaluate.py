@@ -8,7 +8,7 @@
 
 A run's args.json names its script, which is looked for beside this file and brings the networks and
 the environments; model.pt brings the weights. With the same seed and number of episodes the returns
-are those of the run's last evaluation, exactly, on the same kind of machine.
+are those of the run's last evaluation, exactly so on the CPU of the kind of machine it trained on.
 
     python evaluate.py runs/NAME --video cheetah.mp4
 """
@@ -43,9 +43,14 @@ class Args:
 
 def load_script(path: Path) -> ModuleType:
     """Import a training script from a file."""
+    if path.suffix != ".py":
+        raise ValueError(f"{path} is not a Python script")
     spec = importlib.util.spec_from_file_location(f"evaluated_{path.stem}", path)
     script = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    try:
+        spec.loader.exec_module(script)
+    except SystemExit as error:
+        raise ValueError(f"{path} exits when it is imported") from error
     return script
 
 
@@ -102,6 +107,8 @@ def main(args: Args) -> list[dict]:
         fail(f"--episodes must be at least 1, not {args.episodes}")
     if args.video and (len(args.runs) > 1 or args.video.suffix != ".mp4"):
         fail("--video takes one run and a file that ends in .mp4")
+    if args.video and not args.video.parent.is_dir():
+        fail(f"there is no folder {args.video.parent} for the video")
     results, broken = [], False
     for run_dir in args.runs:
         try:

@@ -21,8 +21,9 @@ seeds, percentile intervals of the stratified bootstrap.
 5. Tags other than eval/* are averaged over bins of `bin_steps` steps, each put at its end.
 
 Written to `out`: curves, table, and the data as curves.csv, which can be given instead of the runs,
-or beside others; it knows those of their arguments that name a curve. Where at least two scripts
-have MIN_SEEDS seeds in the same environments (see `comparable`): profile and improvement.
+or beside others: it does not know all arguments of its runs, so these never join a curve of runs
+that are read from their folders. Where at least two scripts have MIN_SEEDS seeds in the same
+environments (see `comparable`): profile and improvement.
 
     python plot.py runs
 """
@@ -157,13 +158,15 @@ def read_run(run_dir: Path, args: Args) -> tuple[dict, np.ndarray]:
     """Return a run's own arguments and its points; a ValueError says why there are none."""
     try:
         own = json.loads((run_dir / "args.json").read_text())
-        own |= {"script": own["exp_name"].removesuffix("_continuous"), "env_id": own["env_id"]}
+        own |= {"script": own["exp_name"].removesuffix("_continuous"), "env_id": str(own["env_id"])}
         own |= {"limit": str(own.get("max_episode_steps") or ""), "seed": int(own["seed"])}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"its args.json can't be used, {error!r}") from None
     scalars = read_scalars(run_dir)
     stds = {step: value for step, _, tag, value in scalars if tag == args.tag + "_std"}
-    points = [(s, h, v, stds.get(s, np.nan)) for s, h, tag, v in scalars if tag == args.tag]
+    points = [
+        (s, h, v, stds.get(s, np.nan)) for s, h, t, v in scalars if t == args.tag and np.isfinite(v)
+    ]
     if not points:
         raise ValueError(f"no {args.tag} in event files")
     points = np.array(points)
@@ -205,37 +208,49 @@ def read_csv(path: Path, tag: str) -> list[Run]:
         first, *rows = [*csv.reader(file)] or [[]]
     if first != header(tag):
         raise ValueError(f"its first line is not {','.join(header(tag))}")
-    return [
+    runs = [
         Run(*run, int(seed), np.array([row[5:] for row in rows], float))
         for (*run, seed), rows in groupby(rows, key=lambda row: row[:5])
     ]
+    for run in runs:
+        if run.points.shape[1] != 4 or not np.isfinite(run.points[:, : MEAN + 1]).all():
+            raise ValueError(
+                f"{run.script} seed {run.seed} has a row that is cut off or not finite"
+            )
+    return runs
 
 
 def write_csv(path: Path, *rows) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
+    temporary.replace(path)
 
 
 def read(args: Args) -> list[Run]:
     """Return the runs that were asked for, sorted."""
     folders, runs, found, kept = [], [], [], {}
     for path in args.runs:
-        if path.is_dir():
-            inner = sorted(folder for folder in path.iterdir() if folder.is_dir())
-            folders += inner if inner and not (path / "args.json").exists() else [path]
-        elif not path.exists():
-            fail(f"{path} does not exist")
-        else:
-            try:
+        try:
+            if path.is_dir():
+                inner = sorted(path.glob("[!.]*/"))
+                folders += inner if inner and not (path / "args.json").exists() else [path]
+            else:
                 runs += read_csv(path, args.tag)
-            except (OSError, ValueError, TypeError, csv.Error) as error:
-                fail(f"cannot read {path}: {error}")
+        except (OSError, ValueError, TypeError, IndexError, csv.Error) as error:
+            fail(f"cannot read {path}: {error}")
     for folder in tqdm(folders, unit=" runs", disable=None):
         try:
             found.append(read_run(folder, args))
         except (ValueError, OSError) as error:
             say(f"{folder} is passed over: {error}")
-    for run in runs + name_variants(found):
+    own = name_variants(found)
+    curves = {run[:4] for run in own}
+    for run in runs:
+        if run[:4] in curves:
+            run = run._replace(variant=f"{run.variant} (CSV)".strip())
+        own.append(run)
+    for run in own:
         name, other = run[:-1], kept.get(run[:-1])
         if other:
             say(f"{' '.join(map(str, filter(None, name)))} is there twice: the longer one counts")

@@ -183,6 +183,7 @@ def wait_for_starts(matrix, count):
         ("-- --run_name a", "--run_name after --"),
         ("-- --total-timesteps", "--total-timesteps must be a whole number"),
         ("-- --total-timesteps 1e6", "--total-timesteps must be a whole number"),
+        ("-- --total-timesteps 9999999999", "--total-timesteps must be a whole number of up to 9"),
         # two cells in one folder
         ("--env-ids a/b,a-b", "would both be runs/benchmark__ddpg__a-b__1"),
         ("--env-ids A-v1,a-v1", "would both be runs/benchmark__ddpg__"),
@@ -349,7 +350,7 @@ def test_failing_cells_are_reported_and_the_others_finish(matrix, backend):
         assert rest[:2] == ["  | step five", "  | error: told to fail"]
     assert "8 of 12 runs finished, 4 failed, 0 left" in done.out
     again = done.out.splitlines()[-1]
-    assert shlex.split(again)[1:] == list(flags)
+    assert shlex.split(again)[2:] == list(flags)
     # once mended they go on from their checkpoints, and nothing else runs
     assert matrix.run(*flags, STEP_TIME=0).returncode == 0
     assert len(matrix.events("start")) == 16
@@ -369,7 +370,7 @@ def test_signals_let_the_runs_save(matrix, backend, signum, code):
     assert done.returncode == code
     assert matrix.alive() == {}
     assert "0 of 12 runs finished, 0 failed, 12 left\nto go on, the same command:" in done.out
-    assert shlex.split(done.out.splitlines()[-1])[1:] == list(flags)
+    assert shlex.split(done.out.splitlines()[-1])[2:] == list(flags)
     assert done.out.count("[stop] ") == 2
     assert not list(matrix.folder.glob("runs/.benchmark/*"))
     for run_dir in matrix.run_dirs():
@@ -406,6 +407,12 @@ def test_ctrl_c_at_a_terminal(matrix):
     assert {d.name for d in matrix.run_dirs()} == {name for _, name in matrix.events("end")}
 
 
+def test_grace_is_a_number_of_seconds(matrix):
+    done = matrix.run(BENCHMARK_GRACE="2m")
+    assert (done.returncode, done.err.count("\n")) == (2, 1)
+    assert not matrix.run_dirs()
+
+
 def test_what_does_not_save_is_killed(matrix):
     flags = "--scripts", "ddpg,td3", "--seeds", 1, "--jobs", 2
     launcher = matrix.start(*flags, STEP_TIME=0.5, DEAF="*td3*", BENCHMARK_GRACE=2)
@@ -440,6 +447,20 @@ def most_at_once(matrix, since=0.0):
     events += [(when, -1) for when, _ in matrix.events("end") + matrix.events("fail")]
     changes = [change for when, change in sorted(events) if when > since]
     return max(itertools.accumulate(changes))
+
+
+def test_run_already_going_with_other_arguments(matrix):
+    """It is neither waited for nor taken for a run with these."""
+    flags = "--scripts", "ddpg", "--seeds", 1, "--", "--learning-rate"
+    first = matrix.start(*flags, 0.1, STEP_TIME=0.5)  # its first checkpoint takes a while
+    wait_for_starts(matrix, 1)
+    done = matrix.run(*flags, 0.2)
+    assert done.returncode == 1
+    assert "error: another process is training in" in done.out
+    assert matrix.finish(first).returncode == 0
+    done = matrix.run(*flags, 0.2)
+    assert done.returncode == 2
+    assert "was made with the arguments --learning-rate 0.1;" in done.err
 
 
 def test_killed_launcher_and_nothing_more(matrix):

@@ -131,7 +131,13 @@ def test_spoilt_folder_is_named_and_the_others_go_on(run, copy, what, capsys, tm
 
 @pytest.mark.parametrize(
     "options",
-    [{"runs": ()}, {"episodes": 0}, {"video": Path("a.gif")}, {"runs": (Path("a"),) * 2}],
+    [
+        {"runs": ()},
+        {"episodes": 0},
+        {"video": Path("a.gif")},
+        {"video": Path("nowhere/a.mp4")},
+        {"runs": (Path("a"),) * 2},
+    ],
 )
 def test_bad_options(options, capsys):
     with pytest.raises(SystemExit, match="2"):
@@ -146,6 +152,18 @@ def test_a_changed_copy_of_a_script(copy, run, tmp_path):
     mine = tmp_path / "mine.py"
     mine.write_text(source.replace("x * self.action_scale", "0 * x * self.action_scale"))
     assert play(copy, script=mine)[0]["returns"] != play(copy)[0]["returns"]
+
+
+@pytest.mark.parametrize("run", ["ddpg_continuous"], indirect=True)
+@pytest.mark.parametrize("content", [None, "", "import nothing", "raise SystemExit", "1 +"])
+def test_what_is_no_training_script(run, tmp_path, content, capsys):
+    path = tmp_path / "mine.py"
+    if content is not None:
+        path.write_text(content)
+    for script in path, tmp_path:
+        with pytest.raises(SystemExit, match="2"):
+            play(run[0], script=script)
+        assert re.fullmatch("error: cannot evaluate .*\n", capsys.readouterr().err)
 
 
 @pytest.mark.skipif(find_library("EGL") is None, reason="no headless OpenGL (EGL) here")

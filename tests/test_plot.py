@@ -310,6 +310,39 @@ def test_figures_are_redrawn_from_their_data(three):
         assert (folder / "one" / name).read_bytes() == (folder / "two" / name).read_bytes(), name
 
 
+def test_csv_and_folders_do_not_mix(tmp_path, capsys):
+    """The file does not say with which arguments: no run joins the others, and none is lost."""
+    write(tmp_path / "one" / "a", {10: 1, 20: 2}, seed=1)
+    plot.main(plot.Args((tmp_path / "one",), tmp_path))
+    write(tmp_path / "two" / "a", {10: 5, 20: 6, 30: 7}, seed=1, learning_rate=1.0)
+    write(tmp_path / "two" / "b", {10: 5, 20: 6, 30: 7}, seed=2, learning_rate=1.0)
+    panels = plot.arrange(read(tmp_path / "curves.csv", tmp_path / "two"))
+    (curves,) = panels.values()
+    assert {label: len(runs) for label, runs in curves.items()} == {"ddpg": 2, "ddpg (CSV)": 1}
+    assert "twice" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("row", ["1,0.1", "1", "nan,0,1,1", "inf,0,1,1", "1,0,nan,1", "1,x,1,1"])
+def test_broken_csv_is_one_line(tmp_path, row, capsys):
+    path = tmp_path / "curves.csv"
+    path.write_text(f"{','.join(plot.header(EVAL))}\nddpg,,Hopper-v4,,1,{row}\n")
+    with pytest.raises(SystemExit, match="2"):
+        read(path)
+    assert re.fullmatch("error: cannot read .*\n", capsys.readouterr().err)
+
+
+def test_what_is_no_run_is_passed_over(tmp_path, capsys):
+    """Evaluations that are not finite, an args.json of nonsense, and the launcher's own folder."""
+    write(tmp_path / "a", {10: 1})
+    write(tmp_path / "b", {10: float("nan"), 20: float("inf")})
+    write(tmp_path / "c", {10: 1}, seed=3, env_id=None)
+    (tmp_path / ".benchmark").mkdir()
+    runs = read(tmp_path)
+    assert {(run.env_id, run.seed) for run in runs} == {("HalfCheetah-v4", 1), ("None", 3)}
+    plot.arrange(runs)
+    assert re.fullmatch("[^\n]*b is passed over: [^\n]*\n", capsys.readouterr().err)
+
+
 def test_committed_curves_are_redrawn(tmp_path):
     args = plot.Args((ROOT / "results" / "curves.csv",), tmp_path, log_x=True)
     panels = plot.arrange(plot.read(args))
@@ -407,7 +440,7 @@ def test_comparison_is_drawn():
     ("words", "message"),
     [
         ([], "nothing to plot"),
-        (["missing"], "missing does not exist"),
+        (["missing"], "cannot read missing"),
         (["."], "nothing to plot in ."),
         (["other.csv"], "cannot read other.csv: its first line is not script,variant"),
         (["binary.csv"], "cannot read binary.csv"),
