@@ -123,7 +123,8 @@ def commands():
     """Yield each command line of the README and the docs that starts a script or a tool."""
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         for line in page.read_text().splitlines():
-            if found := re.search(r"^[^|`]*python (\w+_continuous|evaluate|plot)\.py ([^#`]*)", line):
+            names = r"\w+_continuous|evaluate|plot"
+            if found := re.search(rf"^[^|`]*python ({names})\.py ([^#`]*)", line):
                 yield pytest.param(*found.groups(), id=f"{page.name}: {found[2].strip()}")
 
 
