@@ -10,6 +10,7 @@ import importlib
 import re
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -79,6 +80,48 @@ def marginal(options, run_to):
     """Return the seconds that a further environment step takes, long after learning started."""
     short = WARM_UP + 500
     return (run_to(short + options.steps) - run_to(short)) / options.steps
+
+
+def in_turn(options, run_a, run_b, block=100):
+    """Return the seconds a step of two runs, block by block: (blocks, 2).
+
+    Both go on in one process, in turn, `block` steps each, so that what else happens on the machine
+    meets both alike. The clock is read in the environment's `step`, from 500 steps after
+    WARM_UP on.
+    """
+    env_class = type(gym.make(options.env_id).unwrapped)
+    original, total = env_class.step, WARM_UP + 500 + options.steps * options.repeats
+    may_run = {run_a: threading.Semaphore(1), run_b: threading.Semaphore(0)}
+    seconds, mine = {run_a: [], run_b: []}, threading.local()
+
+    def step(self, action):
+        if not hasattr(mine, "count"):
+            mine.count = 0
+            may_run[mine.run].acquire()
+        elif mine.count % block == 0:
+            if WARM_UP + 500 < mine.count <= total:
+                seconds[mine.run].append((time.perf_counter() - mine.since) / block)
+            may_run[mine.other].release()
+            may_run[mine.run].acquire()
+        if mine.count % block == 0:
+            mine.since = time.perf_counter()
+        mine.count += 1
+        return original(self, action)
+
+    def go(run, other):
+        mine.run, mine.other = run, other
+        run(total)
+        may_run[other].release(1_000_000)
+
+    env_class.step = step
+    try:
+        beside = threading.Thread(target=go, args=(run_b, run_a))
+        beside.start()
+        go(run_a, run_b)  # here, because only a main thread can handle signals
+        beside.join()
+    finally:
+        env_class.step = original
+    return list(zip(*seconds.values(), strict=False))
 
 
 def matrix_products(obs_dim, act_dim, critics, batch=256, width=256):
@@ -275,15 +318,22 @@ def main(options: Options):
     rows.append(("sample to Polyak", learn, against, sum(floors.values())))
     alone, floor = updates_alone(module, options)
     rows.append(("updates back to back", alone, against, floor, "70 %"))
+
+    def marginals():
+        # first what only a first run does
+        two_threads(WARM_UP + 50), one_thread(WARM_UP + 50)
+        runs = two_threads, one_thread
+        return [[marginal(options, run) for run in runs] for _ in range(options.repeats)]
+
     pairs = [
-        (f"step, policy frequency {frequency}", ours, f"SB3's {algorithm.__name__}", theirs),
-        ("step, 2 threads", two_threads, "1 thread", one_thread),
+        (
+            f"step, policy frequency {frequency}",
+            f"SB3's {algorithm.__name__}",
+            in_turn(options, ours, theirs),
+        ),
+        ("step, 2 threads", "1 thread", marginals()),
     ]
-    for name, run_a, against, run_b in pairs:
-        run_a(WARM_UP + 50), run_b(WARM_UP + 50)  # what only a first run does, compiling above all
-        times = [
-            (marginal(options, run_a), marginal(options, run_b)) for _ in range(options.repeats)
-        ]
+    for name, against, times in pairs:
         a, b = (median(column) for column in zip(*times, strict=True))
         ratio = median(b / a for a, b in times)
         rows.append((name, a, against, b, "130 %", ratio))
