@@ -16,7 +16,7 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 
 import gymnasium as gym
 import numpy as np
@@ -42,9 +42,9 @@ class Options:
     compile: bool = False
     """measure the script with its --compile"""
     steps: int = 2_000
-    """environment steps by which the long runs exceed the short ones"""
+    """environment steps of a measurement"""
     repeats: int = 5
-    """pairs of short and long runs; the table shows medians"""
+    """measurements of each kind; the table shows medians"""
 
 
 def run(module, options, timesteps, **changes):
@@ -110,12 +110,14 @@ def in_turn(options, run_a, run_b, block=100):
 
     def go(run, other):
         mine.run, mine.other = run, other
-        run(total)
-        may_run[other].release(1_000_000)
+        try:
+            run(total)
+        finally:
+            may_run[other].release(1_000_000)
 
     env_class.step = step
     try:
-        beside = threading.Thread(target=go, args=(run_b, run_a))
+        beside = threading.Thread(target=go, args=(run_b, run_a), daemon=True)
         beside.start()
         go(run_a, run_b)  # here, because only a main thread can handle signals
         beside.join()
@@ -285,7 +287,7 @@ def updates_alone(module, options, block=50):
 def main(options: Options):
     sys.path.insert(0, str(ROOT))
     module = importlib.import_module(options.script)
-    algorithm, frequency = {"ddpg": (sb3.DDPG, 1), "td3": (sb3.TD3, 2)}[
+    algorithm, frequency, bar = {"ddpg": (sb3.DDPG, 1, "130 %"), "td3": (sb3.TD3, 2, "115 %")}[
         options.script.split("_")[0]
     ]
 
@@ -329,14 +331,15 @@ def main(options: Options):
         (
             f"step, policy frequency {frequency}",
             f"SB3's {algorithm.__name__}",
+            bar,
             in_turn(options, ours, theirs),
         ),
-        ("step, 2 threads", "1 thread", marginals()),
+        ("step, 2 threads", "1 thread", "130 %", marginals()),
     ]
-    for name, against, times in pairs:
+    for name, against, bar, times in pairs:
         a, b = (median(column) for column in zip(*times, strict=True))
-        ratio = median(b / a for a, b in times)
-        rows.append((name, a, against, b, "130 %", ratio))
+        low, ratio, high = quantiles((b / a for a, b in times), n=4)
+        rows.append((name, a, against, b, bar, f"{ratio:.0%} [{low:.0%}, {high:.0%}]"))
 
     title = f"{options.script}, {options.env_id}, {options.threads} thread(s)"
     title += ", compiled" * options.compile
@@ -345,7 +348,7 @@ def main(options: Options):
     for name, value, *rest in rows:
         against, other, bar, ratio = [*rest, "", "", "", ""][:4]
         if other:
-            other, ratio = f"{other * 1e6:.0f}", f"{ratio or other / value:.0%}"
+            other, ratio = f"{other * 1e6:.0f}", ratio or f"{other / value:.0%}"
         print(f"| {name} | {value * 1e6:.0f} | {against} | {other} | {ratio} | {bar} |")
 
 
