@@ -131,10 +131,8 @@ worker() { # FOLDER LINE: take a cell to its end, or as far as a request to stop
 
   until finished "$name" "$script"; do
     printf '+ %s\n' "$shown" >>"$log"
-    before=$(wc -c <"$log")
     supervise "${command[@]}"
-    [ "$code" -eq 2 ] || break
-    tail -c "+$((before + 1))" "$log" | grep -q 'error: another process is training in' || break
+    [ "$code" -eq 3 ] || break # another process trains in the run's folder
     # trained with other arguments: neither waited for nor taken for this one
     [ "$was" = "$others" ] || { printf '%s\n' "$was" >"runs/$name/benchmark.args" && break; }
     # left by a launcher that was killed: wait until it has ended

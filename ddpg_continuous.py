@@ -12,8 +12,8 @@ Departures from the paper:
 1. Every `checkpoint_interval` steps the running episodes are cut, as a time limit would.
 2. Layers of 256, the action in the first; no batch norm, weight decay or special initialisation.
 3. Gaussian exploration noise, not Ornstein-Uhlenbeck; `learning_starts` random steps come first.
-4. `policy_frequency` critic updates for each one of the actor and the targets, and target policy
-   smoothing, which is off at `policy_noise` 0 (both from TD3, Fujimoto et al. 2018).
+4. `policy_frequency` critic updates for each one of the actor and the targets; target policy
+   smoothing, switched off by `policy_noise` 0 (both from TD3, Fujimoto et al. 2018).
 
     python ddpg_continuous.py --env-id Hopper-v4
 """
@@ -24,6 +24,7 @@ import signal
 import sys
 import time
 import warnings
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
@@ -46,111 +47,34 @@ from tqdm import tqdm
 # ---- Config ----
 @dataclass
 class Args:
-    exp_name: str = Path(__file__).stem
-    """name of this experiment"""
-    seed: int = 1
-    """seed of every random generator"""
-    num_envs: int = 1
-    """environments stepped side by side; the steps of each count"""
-    cuda: bool = True
-    """use a GPU if there is one"""
-    torch_threads: int = 2
-    """CPU threads of PyTorch"""
-    compile: bool = False
-    """compile the losses (a slow start, then faster steps; needs a C++ compiler)"""
-    run_name: str | None = None
-    """folder of the run in runs/ (default: <env_id>__<exp_name>__<seed>__<time>)"""
-    resume: bool = False
-    """continue run --run-name from its checkpoint, or start it if it has none"""
-    checkpoint_interval: int = 50_000
-    """steps between checkpoints, which cut the running episodes (0: only when stopped)"""
-    eval_interval: int = 10_000
-    """steps between evaluations (0: only at the end)"""
-    eval_episodes: int = 10
-    """episodes of an evaluation, played by the deterministic policy"""
-    capture_video: bool = False
-    """record an episode at every 25th evaluation and at the last"""
-    env_id: str = "Hopper-v4"
-    """id of a gymnasium environment with continuous actions"""
-    max_episode_steps: int | None = None
-    """steps after which an episode is cut (None: the environment's own limit)"""
-    total_timesteps: int = 1_000_000
-    """environment steps of the run"""
-    learning_rate: float = 3e-4
-    """learning rate of the Adam optimizers"""
-    buffer_size: int = 1_000_000
-    """transitions that the replay buffer holds"""
-    gamma: float = 0.99
-    """discount factor"""
-    tau: float = 0.005
-    """Polyak coefficient of the target networks"""
-    batch_size: int = 256
-    """transitions in an update"""
-    exploration_noise: float = 0.1
-    """standard deviation of the exploration noise, in halves of the action range"""
-    learning_starts: int = 25_000
-    """steps of uniformly random actions before learning starts"""
-    policy_frequency: int = 2
-    """critic updates for each update of the actor and the targets"""
-    policy_noise: float = 0.0
-    """standard deviation of the target policy smoothing noise, in halves of the action range"""
-    noise_clip: float = 0.5
-    """bound of the target policy smoothing noise, in halves of the action range"""
-
-
-# ---- Environment ----
-def fail(message: str, code: int = 2):
-    """Exit with one line: code 2 for input that no run can use, 1 for a run that went wrong."""
-    print("error:", " ".join(message.split()), file=sys.stderr)
-    raise SystemExit(code)
-
-
-def check_args(args: Args) -> None:
-    """Refuse numbers that no run can use."""
-    may_be_zero = "seed", "checkpoint_interval", "eval_interval", "learning_starts"
-    for field in fields(args):
-        name, value = field.name, getattr(args, field.name)
-        low = 1 if field.type is int and name not in may_be_zero else 0
-        high = 1 if name in ("gamma", "tau", "gae_lambda") else 2**31
-        if isinstance(value, int | float) and not low <= value <= high:
-            fail(f"--{name.replace('_', '-')} must be from {low} to {high}, not {value}")
-
-
-def make_envs(args: Args, num_envs: int, video: Path | None = None) -> gym.vector.VectorEnv:
-    """Return environments that wait to be reset, so that `next_obs` is always the true successor.
-
-    The first episode of each is recorded in an mp4 file whose path starts with `video`.
-    """
-    # v4 or v5 is the user's choice, and no video here has the name of another
-    warnings.filterwarnings("ignore", ".*(is out of date|Overwriting existing videos)")
-    kwargs = {"max_episode_steps": args.max_episode_steps}
-    if video:
-        kwargs["render_mode"] = "rgb_array"
-        if sys.platform == "linux" and "DISPLAY" not in os.environ:
-            os.environ.setdefault("MUJOCO_GL", "egl")
-
-    def record(env: gym.Env) -> gym.Env:
-        if renderer := getattr(env.unwrapped, "mujoco_renderer", None):
-            # the camera that follows the body, where there is one, which gymnasium 1.4 leaves aside
-            kind = mujoco.mjtObj.mjOBJ_CAMERA
-            renderer.camera_id = mujoco.mj_name2id(renderer.model, kind, "track")
-        env.reset()
-        env.render()  # what can't render fails now, not hours later
-        folder, first = str(video.parent), lambda episode: episode == 0
-        return gym.wrappers.RecordVideo(env, folder, first, name_prefix=video.name)
-
-    options = {"autoreset_mode": gym.vector.AutoresetMode.DISABLED}
-    wrappers = [record] * bool(video) + [gym.wrappers.RecordEpisodeStatistics]
-    try:
-        envs = gym.make_vec(args.env_id, num_envs, "sync", options, wrappers, **kwargs)
-    except Exception as error:
-        fail(f"cannot make {args.env_id} with {kwargs}: {error}")
-    for space in envs.single_observation_space, envs.single_action_space:
-        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
-            fail(f"{args.env_id} has {space} where this script needs a Box of one dimension")
-    if not (space.is_bounded() and np.issubdtype(space.dtype, np.floating)):
-        fail(f"{args.env_id} has actions {space}, not real numbers with finite bounds")
-    return envs
+    env_id: str = "Hopper-v4"  # id of a gymnasium environment with continuous actions
+    total_timesteps: int = 1_000_000  # environment steps of the run
+    learning_rate: float = 3e-4  # learning rate of the Adam optimizers
+    buffer_size: int = 1_000_000  # transitions that the replay buffer holds
+    gamma: float = 0.99  # discount factor γ
+    tau: float = 0.005  # Polyak coefficient τ of the target networks
+    batch_size: int = 256  # transitions in an update
+    exploration_noise: float = 0.1  # its standard deviation, in halves of the action range
+    learning_starts: int = 25_000  # steps of uniformly random actions before learning starts
+    policy_frequency: int = 2  # critic updates for each update of the actor and the targets
+    policy_noise: float = 0.0  # scale σ of target policy smoothing, in halves of the action range
+    noise_clip: float = 0.5  # bound c of that noise, in halves of the action range
+    # every run
+    exp_name: str = Path(__file__).stem  # name of this experiment
+    seed: int = 1  # seed of every random generator
+    num_envs: int = 1  # environments stepped side by side; the steps of each count
+    max_episode_steps: int | None = None  # cut episodes here (None: the environment's own limit)
+    cuda: bool = True  # use a GPU if there is one
+    torch_threads: int = 1  # CPU threads of PyTorch
+    compile: bool = False  # compile the losses: a slow start, then faster; needs a C++ compiler
+    run_name: str | None = None  # folder in runs/ (default: <env_id>__<exp_name>__<seed>__<time>)
+    resume: bool = False  # continue run --run-name from its checkpoint, or start it
+    checkpoint_interval: int = (
+        50_000  # steps between checkpoints, which cut episodes (0: at the end)
+    )
+    eval_interval: int = 10_000  # steps between evaluations (0: only at the end)
+    eval_episodes: int = 10  # episodes of an evaluation, played by the deterministic policy
+    capture_video: bool = False  # record an episode at every 25th evaluation and at the last
 
 
 # ---- Networks ----
@@ -165,7 +89,7 @@ class QNetwork(nn.Module):
 
     def forward(self, x, a):
         x = torch.cat([x, a], 1)
-        x = F.relu(self.fc1(x))  # departure: the action in the first layer
+        x = F.relu(self.fc1(x))
         x = F.relu(self.fc2(x))
         return self.fc3(x).squeeze(-1)
 
@@ -199,100 +123,192 @@ class Networks(nn.Module):
         self.qf1 = QNetwork(obs_dim, act_dim)
         self.target_actor = deepcopy(self.actor).requires_grad_(False)
         self.qf1_target = deepcopy(self.qf1).requires_grad_(False)
-        self.sources = [*self.qf1.parameters()]
-        self.targets = [*self.qf1_target.parameters()]
-        self.sources += self.actor.parameters()
-        self.targets += self.target_actor.parameters()
 
 
 # ---- Losses ----
 def critic_loss(nets, data, args):
-    """Return the mean squared Bellman error over a batch, a scalar, and what to log of it."""
+    """Return the mean squared Bellman error of a batch, a scalar, and what to log."""
     with torch.no_grad():
-        # a' = clip(μ'(s') + ε, low, high), ε ~ clip(N(0,σ), -c, c)   [Fujimoto et al. 2018, Alg. 1]
-        noise = torch.randn_like(data.actions) * args.policy_noise
-        noise = noise.clamp(-args.noise_clip, args.noise_clip) * nets.actor.action_scale
-        next_state_actions = nets.target_actor(data.next_observations) + noise
-        next_state_actions = next_state_actions.clamp(nets.actor.action_low, nets.actor.action_high)
+        next_state_actions = nets.target_actor(data.next_observations)
+        if args.policy_noise > 0:  # target policy smoothing   [Fujimoto et al. 2018, Alg. 1]
+            # a' = clip(μ'(s') + clip(ε, -c, c), low, high), ε ~ N(0, σ²)
+            noise = torch.randn_like(data.actions) * args.policy_noise
+            noise = noise.clamp(-args.noise_clip, args.noise_clip) * nets.actor.action_scale
+            low, high = nets.actor.action_low, nets.actor.action_high
+            next_state_actions = (next_state_actions + noise).clamp(low, high)
         # y = r + γ(1-d) Q'(s', a')   [Lillicrap et al. 2015, Alg. 1]
         qf1_next_target = nets.qf1_target(data.next_observations, next_state_actions)
         not_done = 1 - data.dones.flatten()
-        next_q_value = data.rewards.flatten() + args.gamma * not_done * qf1_next_target
+        next_q_value = data.rewards.flatten() + not_done * args.gamma * qf1_next_target
     qf1_a_values = nets.qf1(data.observations, data.actions)
     qf1_loss = F.mse_loss(qf1_a_values, next_q_value)
-    return qf1_loss, {"qf1_loss": qf1_loss, "qf1_values": qf1_a_values}
+    return qf1_loss, {"qf1_loss": qf1_loss.detach(), "qf1_values": qf1_a_values.detach()}
 
 
 def actor_loss(nets, data, args):
-    """Return a scalar with the gradient of minus the actor's objective over a batch, likewise."""
+    """Return a scalar whose gradient is minus that of the actor's objective, and what to log."""
     # ∇_θ J = E[∇_a Q(s, a) ∇_θ μ(s)] at a = μ(s)   [Lillicrap et al. 2015, Eq. 6]
     actor_loss = -nets.qf1(data.observations, nets.actor(data.observations)).mean()
-    return actor_loss, {"actor_loss": actor_loss}
+    return actor_loss, {"actor_loss": actor_loss.detach()}
 
 
-def backward(loss_function, parameters, *inputs):
-    """Put the gradient of a loss into the `grad` of these parameters alone; return what to log."""
-    loss, metrics = loss_function(*inputs)
-    loss.backward(inputs=parameters)
-    return {name: value.detach() for name, value in metrics.items()}
+def critic_backward(nets, data, args):
+    """Put the gradient of the critic's loss into its parameters; return what to log."""
+    loss, metrics = critic_loss(nets, data, args)
+    loss.backward()
+    return metrics
+
+
+def actor_backward(nets, data, args):
+    """Put the gradient of the actor's loss into its parameters alone; return what to log."""
+    loss, metrics = actor_loss(nets, data, args)
+    loss.backward(inputs=list(nets.actor.parameters()))
+    return metrics
 
 
 @torch.no_grad()
-def update_targets(nets, tau):
-    """Polyak averaging, θ' ← τθ + (1-τ)θ'   [Lillicrap et al. 2015, Alg. 1]."""
-    torch._foreach_lerp_(nets.targets, nets.sources, tau)
+def polyak_update(net, target, tau):
+    """θ' ← τθ + (1-τ)θ'   [Lillicrap et al. 2015, Alg. 1]."""
+    for param, target_param in zip(net.parameters(), target.parameters(), strict=True):
+        target_param.lerp_(param, tau)
 
 
-# ---- Evaluation ----
-@torch.no_grad()
-def evaluate(actor, args, episodes: int, video: Path | None = None) -> np.ndarray:
-    """Return the undiscounted returns of the deterministic policy, one seeded environment each."""
-    envs, returns = make_envs(args, episodes, video), np.full(episodes, np.nan)
-    low, high = envs.single_action_space.low, envs.single_action_space.high
-    obs, _ = envs.reset(seed=args.seed + 100)
-    while np.isnan(returns).any():
-        actions = actor(torch.as_tensor(obs).to(actor.action_scale)).cpu().numpy()
-        obs, _, terminations, truncations, infos = envs.step(actions.clip(low, high))
-        dones = terminations | truncations
-        if dones.any():
-            first = dones & np.isnan(returns)
-            returns[first] = infos["episode"]["r"][first]
-            obs, _ = envs.reset(options={"reset_mask": dones})
-    envs.close()
-    return returns
+# ---- Training ----
+def train(args: Args) -> dict:
+    """Train to `args.total_timesteps`; return what result.json has. `Run` lists the exit codes."""
+    with Run(args) as run:
+        nets = Networks(run.obs_dim, run.act_dim, run.action_low, run.action_high).to(run.device)
+        q_optimizer = optim.Adam(nets.qf1.parameters(), lr=args.learning_rate, fused=True)
+        actor_optimizer = optim.Adam(nets.actor.parameters(), lr=args.learning_rate, fused=True)
+        rb = ReplayBuffer(
+            args.buffer_size,
+            run.obs_space,
+            run.action_space,
+            run.device,
+            args.num_envs,
+            handle_timeout_termination=False,
+        )
+        critic_gradient = run.compile(critic_backward)
+        actor_gradient = run.compile(actor_backward)
+        metrics = {}
+        obs = run.begin(nets=nets, q_optimizer=q_optimizer, actor_optimizer=actor_optimizer, rb=rb)
+
+        while run.global_step < args.total_timesteps:
+            # Act
+            if run.global_step < args.learning_starts:
+                actions = run.envs.action_space.sample()
+            else:
+                with torch.no_grad():
+                    x = torch.as_tensor(obs, dtype=torch.float32, device=run.device)
+                    actions = nets.actor(x)
+                    noise = torch.randn_like(actions) * args.exploration_noise  # departure
+                    actions = actions + noise * nets.actor.action_scale
+                actions = actions.cpu().numpy().clip(run.action_low, run.action_high)
+
+            # Step
+            next_obs, rewards, terminations, truncations, infos = run.step(actions)
+
+            # Store
+            rb.add(obs, next_obs, actions, rewards, terminations, infos)
+            obs = run.reset_finished(next_obs, terminations | truncations)
+
+            # Learn
+            first = max(run.global_step - args.num_envs, args.learning_starts)
+            for update in range(first, run.global_step):
+                data = rb.sample(args.batch_size)
+                q_optimizer.zero_grad()
+                metrics |= critic_gradient(nets, data, args)
+                q_optimizer.step()
+                if update % args.policy_frequency == 0:
+                    actor_optimizer.zero_grad()
+                    metrics |= actor_gradient(nets, data, args)
+                    actor_optimizer.step()
+                    polyak_update(nets.actor, nets.target_actor, args.tau)
+                    polyak_update(nets.qf1, nets.qf1_target, args.tau)
+
+            obs = run.end_iteration(obs, metrics)
+        return run.finish()
 
 
-# ---- Checkpoint ----
-def training_state(args, progress, nets, optimizers, rb) -> dict:
-    """Name everything that a resumed run needs; the tensors are not copied."""
-    arrays = "observations", "next_observations", "actions", "rewards", "dones"
-    return {
-        "args": asdict(args),
-        "progress": progress,
-        "nets": nets.state_dict(),
-        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-        "rb": {name: torch.from_numpy(getattr(rb, name)[: rb.size()]) for name in arrays},
-        "rb_pos": rb.pos,
-    }
+# ---- Run ----
+# A reader of the algorithm may stop at this line: the rest is the same in every script.
+def fail(message: str, code: int = 2):
+    """Exit with one line: code 2 for input that no run can use, 1 for a run that went wrong."""
+    print("error:", " ".join(message.split()), file=sys.stderr)
+    raise SystemExit(code)
 
 
-def load_training_state(path, args, nets, optimizers, rb) -> dict:
-    """Restore what `training_state` named and return its `progress`."""
+def check_args(args) -> None:
+    """Refuse numbers that no run can use."""
+    may_be_zero = "seed", "checkpoint_interval", "eval_interval", "learning_starts"
+    for field in fields(args):
+        name, value = field.name, getattr(args, field.name)
+        low = 1 if field.type is int and name not in may_be_zero else 0
+        high = 1 if name in ("gamma", "tau", "gae_lambda") else 2**31
+        if isinstance(value, int | float) and not low <= value <= high:
+            fail(f"--{name.replace('_', '-')} must be from {low} to {high}, not {value}")
+
+
+def make_envs(args, num_envs: int, video: Path | None = None) -> gym.vector.VectorEnv:
+    """Return environments that wait to be reset, so that `next_obs` is always the true successor.
+
+    With a `video` their first episodes are recorded in mp4 files whose paths start with it.
+    """
+
+    def record(env):
+        if renderer := getattr(env.unwrapped, "mujoco_renderer", None):
+            # the camera that follows the body, which gymnasium 1.4 leaves aside
+            camera = mujoco.mjtObj.mjOBJ_CAMERA
+            renderer.camera_id = mujoco.mj_name2id(renderer.model, camera, "track")
+        env.reset()
+        env.render()  # what can't render fails now, not hours later
+        folder, first = str(video.parent), lambda episode: episode == 0
+        return gym.wrappers.RecordVideo(env, folder, first, name_prefix=video.name)
+
+    # v4 or v5 is the user's choice, and no video here has the name of another
+    warnings.filterwarnings("ignore", ".*(is out of date|Overwriting existing videos)")
+    wrappers, kwargs = [gym.wrappers.RecordEpisodeStatistics], {}
+    if video:
+        wrappers, kwargs = [record, *wrappers], {"render_mode": "rgb_array"}
+        if sys.platform == "linux" and "DISPLAY" not in os.environ:
+            os.environ.setdefault("MUJOCO_GL", "egl")
+    kwargs["max_episode_steps"] = args.max_episode_steps
+    options = {"autoreset_mode": gym.vector.AutoresetMode.DISABLED}
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        free = {name: getattr(args, name) for name in ("resume", "total_timesteps")}
-        differ = [f"{k} {v}" for k, v in (state["args"] | free).items() if v != getattr(args, k)]
-        if differ:
-            fail(f"{path} was trained with another {', '.join(differ)}")
-        nets.load_state_dict(state["nets"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        for name, saved in state["rb"].items():
-            getattr(rb, name)[: len(saved)] = saved.numpy()
-        rb.pos, rb.full = state["rb_pos"], len(saved) == rb.buffer_size
-        return state["progress"]
+        envs = gym.make_vec(args.env_id, num_envs, "sync", options, wrappers, **kwargs)
     except Exception as error:
-        fail(f"cannot load {path}: {error}")
+        fail(f"cannot make {args.env_id} with {kwargs}: {error}")
+    for space in envs.single_observation_space, envs.single_action_space:
+        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
+            fail(f"{args.env_id} has {space} where this script needs a Box of one dimension")
+    if not (space.is_bounded() and np.issubdtype(space.dtype, np.floating)):
+        fail(f"{args.env_id} has actions {space}, not real numbers with finite bounds")
+    return envs
+
+
+@torch.no_grad()
+def evaluate(actor, args, episodes: int, video: Path | None = None):
+    """Return the deterministic policy's returns and its discounted returns, (episodes,) each."""
+    envs = make_envs(args, episodes, video)
+    low, high = envs.single_action_space.low, envs.single_action_space.high
+    seeds = np.random.SeedSequence([args.seed, 0, 1]).generate_state(episodes)
+    obs, _ = envs.reset(seed=seeds.tolist())
+    returns, discounted, running = np.zeros(episodes), np.zeros(episodes), np.full(episodes, True)
+    for step in range(1_000_000 // episodes):
+        actions = actor(torch.as_tensor(obs).to(actor.action_scale)).cpu().numpy()
+        obs, rewards, terminations, truncations, _ = envs.step(actions.clip(low, high))
+        returns[running] += rewards[running]
+        discounted[running] += args.gamma**step * rewards[running]
+        dones = terminations | truncations
+        running &= ~dones
+        if not running.any():
+            break
+        if dones.any():
+            obs, _ = envs.reset(options={"reset_mask": dones})
+    else:
+        print(f"an evaluation was cut at 1,000,000 steps: {args.env_id} needs --max-episode-steps")
+    envs.close()
+    return returns, discounted
 
 
 def save(path: Path, content: dict) -> None:
@@ -311,186 +327,255 @@ def save(path: Path, content: dict) -> None:
         fail(f"cannot write {path}: {error}", code=1)
 
 
-# ---- Training ----
-def open_run(args: Args) -> tuple[Path, FileLock]:
-    """Make the run's folder, or reopen it to resume, and lock it; `args.run_name` names it."""
-    if args.resume and not args.run_name:
-        fail("--resume needs --run-name")
-    default = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns()}"
-    args.run_name = args.run_name or default.replace("/", "-")
-    run_dir = Path("runs", args.run_name)
-    if args.run_name in (".", "..") or run_dir.name != args.run_name:
-        fail(f"--run-name must name a folder, not {args.run_name!r}")
+def load(path: Path) -> dict:
+    """Return what `save` wrote, nothing where there is no such file."""
     try:
-        run_dir.mkdir(parents=True, exist_ok=args.resume)
-        lock = FileLock(run_dir / "lock")
-        lock.acquire(timeout=0)
-        return run_dir, lock
-    except FileExistsError:
-        fail(f"{run_dir} exists: choose another --run-name, or add --resume to continue it")
-    except Timeout:
-        fail(f"another process is training in {run_dir}")
-    except OSError as error:
-        fail(f"cannot write {run_dir}: {error}")
+        if path.exists() and path.suffix == ".json":
+            return json.loads(path.read_text())
+        return torch.load(path, "cpu", weights_only=True) if path.exists() else {}
+    except Exception as error:
+        fail(f"cannot load {path}: {error}")
 
 
-def begin_segment(args, global_step, envs):
-    """Seed every generator from (seed, global_step), reset the environments and return `obs`."""
-    seed = int(np.random.SeedSequence([args.seed, global_step]).generate_state(1)[0])
-    set_random_seed(seed)
-    envs.action_space.seed(seed)
-    return envs.reset(seed=seed)[0]
+class Run(ExitStack):
+    """What a run needs besides its algorithm: environments, folder, log, evaluations, checkpoints.
 
-
-def train(args: Args) -> dict:
-    """Train to `total_timesteps`, from the checkpoint if there is one; return what result.json has.
-
-    Exits with 2 on bad input, 1 when the run goes wrong, 75 on SIGTERM, 130 on Ctrl-C.
+    Exit codes: 1 it went wrong, 2 bad input, 3 another process trains in the folder, 75 SIGTERM,
+    130 Ctrl-C.
     """
-    check_args(args)
-    torch.set_num_threads(args.torch_threads)
-    device = torch.device("cuda" if torch.cuda.is_available() and args.cuda else "cpu")
-    envs = make_envs(args, args.num_envs)
-    run_dir, _lock = open_run(args)
-    result_file, checkpoint_file = run_dir / "result.json", run_dir / "checkpoint.pt"
-    result = json.loads(result_file.read_text()) if result_file.exists() else {"step": 0}
-    if result["step"] >= args.total_timesteps:
-        print(f"{run_dir} is finished")
-        return result
-    result_file.unlink(missing_ok=True)
 
-    set_random_seed(args.seed)
-    obs_dim, act_dim = envs.single_observation_space.shape[0], envs.single_action_space.shape[0]
-    low, high = envs.single_action_space.low, envs.single_action_space.high
-    nets = Networks(obs_dim, act_dim, low, high).to(device)
-    q_parameters, actor_parameters = list(nets.qf1.parameters()), list(nets.actor.parameters())
-    q_optimizer = optim.Adam(q_parameters, lr=args.learning_rate, fused=True)
-    actor_optimizer = optim.Adam(actor_parameters, lr=args.learning_rate, fused=True)
-    spaces = gym.spaces.Box(-np.inf, np.inf, (obs_dim,), np.float32), envs.single_action_space
-    rb = ReplayBuffer(
-        args.buffer_size, *spaces, device, args.num_envs, handle_timeout_termination=False
-    )
-    learner = nets, (q_optimizer, actor_optimizer), rb
-    progress = {"step": 0, "seconds": 0.0}
-    if checkpoint_file.exists():
-        progress = load_training_state(checkpoint_file, args, *learner)
-    global_step, start = progress["step"], time.perf_counter() - progress["seconds"]
-    packages = "torch", "numpy", "gymnasium", "mujoco", "stable-baselines3"
-    about = {"versions": {name: version(name) for name in packages}, "device": str(device)}
-    git = os.popen(f"git -C '{Path(__file__).parent}' rev-parse -q --verify HEAD 2>{os.devnull}")
-    about |= {"git_commit": git.read().strip() or None, "threads": torch.get_num_threads()}
-    save(run_dir / "args.json", asdict(args) | about | {"script": Path(__file__).name})
+    def __init__(self, args):
+        super().__init__()
+        check_args(args)
+        self.args, self.envs = args, make_envs(args, args.num_envs)
+        self.obs_dim = self.envs.single_observation_space.shape[0]
+        self.obs_space = gym.spaces.Box(-np.inf, np.inf, (self.obs_dim,), np.float32)
+        self.action_space = self.envs.single_action_space
+        self.act_dim = self.action_space.shape[0]
+        self.action_low, self.action_high = self.action_space.low, self.action_space.high
+        self.device = torch.device("cuda" if torch.cuda.is_available() and args.cuda else "cpu")
+        torch.set_num_threads(args.torch_threads)
+        set_random_seed(args.seed)
 
-    def due(interval: int) -> bool:
-        return interval > 0 and global_step % interval < args.num_envs
+    def compile(self, function):
+        """Return a loss with its gradient as one compiled graph, with --compile; else as it is."""
+        if not self.args.compile:
+            return function
+        torch._dynamo.config.trace_autograd_ops = True
+        return torch.compile(function, fullgraph=True)
 
-    def check_finite() -> None:
-        for name, value in (metrics | dict(nets.named_parameters())).items():
-            if not value.isfinite().all():
-                fail(f"{name} is not finite at step {global_step} of {run_dir}", code=1)
+    def open_folder(self) -> None:
+        """Make the run's folder, or reopen it to resume, and lock it."""
+        args, now = self.args, time.strftime("%Y-%m-%d_%H-%M-%S")
+        if args.resume and not args.run_name:
+            fail("--resume needs --run-name")
+        default = f"{args.env_id}__{args.exp_name}__{args.seed}__{now}"
+        name = args.run_name or default.replace("/", "-").replace(":", "-")
+        while not args.run_name and Path("runs", name).exists():
+            name += "-2"
+        self.dir, args.run_name = Path("runs", name), name
+        if name in (".", "..") or self.dir.name != name:
+            fail(f"--run-name must name a folder, not {name!r}")
+        try:
+            self.dir.mkdir(parents=True, exist_ok=args.resume)
+            self.enter_context(FileLock(self.dir / "lock").acquire(timeout=0))
+        except FileExistsError:
+            fail(f"{self.dir} exists: choose another --run-name, or add --resume to continue it")
+        except Timeout:
+            fail(f"another process is training in {self.dir}", code=3)
+        except OSError as error:
+            fail(f"cannot write {self.dir}: {error}")
 
-    def stop(signum: int, _) -> None:
-        stops.append(signum)
-        signal.signal(signum, signal.SIG_DFL)
+    def begin(self, **state):
+        """Start the run, or resume it from its checkpoint; return the first observations.
 
-    stops, metrics, log_step, log_time = [], {}, global_step, time.perf_counter()
-    handlers = {signum: signal.signal(signum, stop) for signum in (signal.SIGINT, signal.SIGTERM)}
-    differentiate = backward
-    if args.compile:
-        torch._dynamo.config.trace_autograd_ops = True  # a loss and its gradient in one graph
-        differentiate = torch.compile(backward, fullgraph=True)
-    if args.capture_video:
-        make_envs(args, 1, run_dir / "videos" / "check").close()
-    writer = SummaryWriter(str(run_dir), purge_step=global_step + 1)
-    bar = tqdm(total=args.total_timesteps, initial=global_step, unit=" steps", disable=None)
+        `state` names all that a resumed run needs: `nets`, which has the actor, what else has a
+        `load_state_dict`, and replay buffers. No file changes before all is known to be right.
+        """
+        self.state, total = state, self.args.total_timesteps
+        self.open_folder()
+        old, self.progress = load(self.dir / "args.json"), load(self.dir / "result.json")
+        own = {k: v for k, v in asdict(self.args).items() if k not in ("resume", "total_timesteps")}
+        differ = [f"{k} {old.get(k)}" for k, v in own.items() if old and old.get(k) != v]
+        if differ:
+            fail(f"{self.dir} was made with another {', '.join(differ)}")
+        self.global_step = self.progress.get("step", 0)
+        if self.global_step >= total:
+            print(f"{self.dir} is finished")
+            return None
+        checkpoint = load(self.dir / "checkpoint.pt")
+        if self.progress and not checkpoint:
+            fail(f"{self.dir} is finished and has no checkpoint to continue from")
+        self.progress = checkpoint.get("progress", {"step": 0, "seconds": 0.0})
+        self.global_step = self.iteration_step = self.log_step = self.progress["step"]
+        if self.global_step > total:
+            fail(f"{self.dir} is at step {self.global_step}, beyond --total-timesteps {total}")
+        if checkpoint:
+            self.restore(checkpoint)
 
-    obs = begin_segment(args, global_step, envs)
-    while global_step < args.total_timesteps:
-        # Act
-        if global_step < args.learning_starts:
-            actions = envs.action_space.sample()
-        else:
-            with torch.no_grad():
-                x = torch.as_tensor(obs, dtype=torch.float32, device=device)
-                actions = nets.actor(x)
-                # departure: Gaussian noise
-                noise = torch.randn_like(actions) * args.exploration_noise
-                actions = actions + noise * nets.actor.action_scale
-            actions = actions.cpu().numpy().clip(low, high)
-            if not np.isfinite(actions).all():
-                check_finite()
+        (self.dir / "result.json").unlink(missing_ok=True)
+        names = "torch", "numpy", "gymnasium", "mujoco", "stable-baselines3"
+        git = f"git -C '{Path(__file__).parent}' rev-parse -q --verify HEAD 2>{os.devnull}"
+        about = {"script": Path(__file__).name, "git_commit": os.popen(git).read().strip() or None}
+        about |= {"versions": {name: version(name) for name in names}, "device": str(self.device)}
+        save(self.dir / "args.json", asdict(self.args) | about)
+        self.stops = stops = []
 
-        # Step
-        next_obs, rewards, terminations, truncations, infos = envs.step(actions)
-        global_step += args.num_envs
-        bar.update(args.num_envs)
+        def stop(signum, _):  # holds no Run: after a crash in a REPL that would keep its lock
+            stops.append(signum)
+            signal.signal(signum, signal.SIG_DFL)
 
-        # Store
-        rb.add(obs, next_obs, actions, rewards, terminations, infos)
-        obs, dones = next_obs, terminations | truncations
-        if dones.any():
-            for i in np.flatnonzero(dones):
-                episode = {name: infos["episode"][name][i] for name in "rl"}
-                writer.add_scalar("charts/episodic_return", episode["r"], global_step)
-                writer.add_scalar("charts/episodic_length", episode["l"], global_step)
-            bar.set_postfix_str(f"episodic_return={episode['r']:.1f}", refresh=False)
-            obs, _ = envs.reset(options={"reset_mask": dones})
+        for signum in signal.SIGINT, signal.SIGTERM:
+            self.callback(signal.signal, signum, signal.signal(signum, stop))
+        if self.args.capture_video:
+            make_envs(self.args, 1, self.dir / "videos" / "check").close()
+        self.writer = SummaryWriter(str(self.dir), purge_step=self.global_step + 1)
+        self.bar = tqdm(total=total, initial=self.global_step, unit=" steps", disable=None)
+        for resource in self.writer, self.bar, self.envs:
+            self.callback(resource.close)
+        table = "\n".join(f"|{name}|{value}|" for name, value in asdict(self.args).items())
+        self.writer.add_text("arguments", "|argument|value|\n|-|-|\n" + table, self.global_step + 1)
+        where = f"{self.device}, {self.args.torch_threads} thread(s)"
+        self.say(f"{self.dir}: steps {self.global_step:,} to {total:,} on {where}")
+        self.log_time = time.perf_counter()
+        self.start_time = self.log_time - self.progress["seconds"]
+        return self.begin_segment()
 
-        # Learn
-        for step in range(max(global_step - args.num_envs, args.learning_starts), global_step):
-            data = rb.sample(args.batch_size)
-            q_optimizer.zero_grad()
-            metrics |= differentiate(critic_loss, q_parameters, nets, data, args)
-            q_optimizer.step()
-            if step % args.policy_frequency == 0:
-                actor_optimizer.zero_grad()
-                metrics |= differentiate(actor_loss, actor_parameters, nets, data, args)
-                actor_optimizer.step()
-                update_targets(nets, args.tau)
+    def restore(self, checkpoint: dict) -> None:
+        """Load what `save_checkpoint` saved."""
+        try:
+            for name, part in self.state.items():
+                if hasattr(part, "load_state_dict"):
+                    part.load_state_dict(checkpoint[name])
+                    continue
+                part.pos, part.full = checkpoint[name].pop("pos"), checkpoint[name].pop("full")
+                for key, values in checkpoint[name].items():
+                    getattr(part, key)[: len(values)] = values.numpy()
+        except Exception as error:
+            fail(f"cannot load {self.dir}/checkpoint.pt: {error}")
 
-        # Log
-        last, stopping = global_step >= args.total_timesteps, bool(stops)
-        boundary, evaluating = stopping or due(args.checkpoint_interval), due(args.eval_interval)
-        if boundary or evaluating or last or due(1_000):
-            check_finite()
+    def save_checkpoint(self) -> None:
+        """Save what `begin` was given; of a replay buffer as much as is filled."""
+        step, seconds = self.global_step, time.perf_counter() - self.start_time
+        self.progress |= {"step": step, "seconds": seconds, "SPS": step / seconds}
+        checkpoint = {"progress": self.progress}
+        for name, part in self.state.items():
+            if hasattr(part, "state_dict"):
+                checkpoint[name] = part.state_dict()
+                continue
+            arrays = {k: v for k, v in vars(part).items() if isinstance(v, np.ndarray)}
+            arrays = {k: torch.from_numpy(v[: part.size()]) for k, v in arrays.items()}
+            checkpoint[name] = {"pos": part.pos, "full": part.full} | arrays
+        self.writer.flush()
+        save(self.dir / "checkpoint.pt", checkpoint)
+
+    def begin_segment(self):
+        """Seed every generator from (seed, global_step), reset the environments, return `obs`."""
+        sequence = np.random.SeedSequence([self.args.seed, self.global_step])
+        seed, numpy_seed, space_seed = sequence.generate_state(3).tolist()
+        set_random_seed(seed)
+        np.random.seed(numpy_seed)  # a generator of PyTorch's kind: from one seed the same numbers
+        self.envs.action_space.seed(space_seed)
+        return self.envs.reset(seed=seed)[0]
+
+    def step(self, actions):
+        """Step the environments and log the episodes that end; return what `envs.step` returns."""
+        self.check_finite({"action": actions})
+        next_obs, rewards, terminations, truncations, infos = self.envs.step(actions)
+        self.global_step += self.args.num_envs
+        self.stopping = bool(self.stops)
+        self.bar.update(self.args.num_envs)
+        for i in np.flatnonzero(terminations | truncations):
+            self.log("charts/episodic_return", infos["episode"]["r"][i])
+            self.log("charts/episodic_length", infos["episode"]["l"][i])
+        return next_obs, rewards, terminations, truncations, infos
+
+    def reset_finished(self, next_obs, dones):
+        """Return the observations to act on: of a new episode where the old one is done."""
+        return self.envs.reset(options={"reset_mask": dones})[0] if dones.any() else next_obs
+
+    def due(self, interval: int) -> bool:
+        """Tell whether a multiple of `interval` was passed in this iteration; never for 0."""
+        return interval > 0 and self.global_step // interval > self.iteration_step // interval
+
+    def at_boundary(self) -> bool:
+        """Tell whether `end_iteration` will save a checkpoint and cut the running episodes."""
+        last = self.global_step >= self.args.total_timesteps
+        return last or self.stopping or self.due(self.args.checkpoint_interval)
+
+    def say(self, line: str) -> None:
+        tqdm.write(line)  # which leaves the progress bar whole
+        sys.stdout.flush()
+
+    def log(self, tag: str, value) -> None:
+        self.writer.add_scalar(tag, value, self.global_step)
+
+    def check_finite(self, values: dict) -> None:
+        for name, value in values.items():
+            if not torch.as_tensor(value).isfinite().all():
+                fail(f"{name} is not finite at step {self.global_step} of {self.dir}", code=1)
+
+    def end_iteration(self, obs, metrics: dict):
+        """Log, evaluate, save, stop: whatever is due. Return the observations to go on with."""
+        last, boundary = self.global_step >= self.args.total_timesteps, self.at_boundary()
+        evaluating = last or self.due(self.args.eval_interval)
+        if evaluating or boundary or self.due(1_000):
+            self.check_finite(metrics | dict(self.state["nets"].named_parameters()))
             for name, value in metrics.items():
-                writer.add_scalar(f"losses/{name}", value.mean(), global_step)
-            speed = (global_step - log_step) / (time.perf_counter() - log_time)
-            writer.add_scalar("charts/SPS", speed, global_step)
-            log_step, log_time = global_step, time.perf_counter()
-
-        # Evaluate
-        if evaluating or last:
-            returns = evaluate(nets.actor, args, args.eval_episodes)
-            progress |= {"eval_mean": returns.mean().item(), "eval_std": returns.std().item()}
-            writer.add_scalar("eval/episodic_return", returns.mean(), global_step)
-            writer.add_scalar("eval/episodic_return_std", returns.std(), global_step)
-            save(run_dir / "model.pt", nets.state_dict())
-            if args.capture_video and (last or due(25 * args.eval_interval)):
-                video = run_dir / "videos" / f"step-{global_step}"
-                evaluate(nets.actor, args, 1, video)
-
-        # Checkpoint
+                self.log(name if "/" in name else f"losses/{name}", value.mean())
+            seconds = time.perf_counter() - self.log_time
+            self.speed = (self.global_step - self.log_step) / seconds
+            self.log("charts/SPS", self.speed)
+            self.log_step, self.log_time = self.global_step, time.perf_counter()
+        if evaluating:
+            self.evaluate(video=last or self.due(25 * self.args.eval_interval))
         if boundary:
-            progress |= {"step": global_step, "seconds": time.perf_counter() - start}
-            writer.flush()
-            save(checkpoint_file, training_state(args, progress, *learner))
-            if stopping:
-                break
-            obs = begin_segment(args, global_step, envs)
+            self.save_checkpoint()
+            if self.stopping and not last:
+                self.close()
+                again = f"--resume --run-name {self.args.run_name}"
+                print(f"stopped at step {self.global_step}; to go on, add {again}")
+                raise SystemExit(75 if signal.SIGTERM in self.stops else 130)
+            obs = self.begin_segment()
+        self.iteration_step = self.global_step
+        return obs
 
-    for signum, handler in handlers.items():
-        signal.signal(signum, handler)
-    for resource in bar, writer, envs:
-        resource.close()
-    if global_step < args.total_timesteps:
-        print(f"stopped at step {global_step}; add --resume --run-name {args.run_name} to go on")
-        raise SystemExit(75 if signal.SIGTERM in stops else 130)
-    seconds = time.perf_counter() - start
-    result = progress | {"step": global_step, "seconds": seconds, "SPS": global_step / seconds}
-    result |= {"eval_episodes": args.eval_episodes}
-    save(result_file, result)
-    return result
+    def evaluate(self, video: bool) -> None:
+        """Evaluate and log, save model.pt and, if there is to be one, a video."""
+        nets, args = self.state["nets"], self.args
+        returns, discounted = evaluate(nets.actor, args, args.eval_episodes)
+        self.check_finite({"evaluation return": returns})
+        mean, std = returns.mean(), returns.std(ddof=1) if len(returns) > 1 else 0.0
+        self.log("eval/episodic_return", mean)
+        self.log("eval/episodic_return_std", std)
+        self.log("eval/discounted_return", discounted.mean())
+        self.progress |= {"eval_step": self.global_step, "eval_episodes": len(returns)}
+        self.progress |= {"eval_mean": float(mean), "eval_std": float(std)}
+        left = (args.total_timesteps - self.global_step) / self.speed
+        self.say(
+            f"step {self.global_step:,}: return {mean:.1f} ± {std:.1f}, "
+            f"{self.speed:.0f} steps/s, {tqdm.format_interval(left)} left"
+        )
+        save(self.dir / "model.pt", nets.state_dict())
+        if args.capture_video and video:
+            evaluate(nets.actor, args, 1, self.dir / "videos" / f"step-{self.global_step}")
+
+    def finish(self) -> dict:
+        """Write result.json, the mark of a finished run, and return what it has."""
+        if (
+            self.progress.get("eval_step") != self.global_step
+        ):  # stopped there before its evaluation
+            self.evaluate(video=True)
+        if not (self.dir / "result.json").exists():
+            save(self.dir / "result.json", self.progress)
+            self.close()
+            print(
+                f"{self.dir} is finished. Its curves, its policy, more steps:\n"
+                f"  tensorboard --logdir {self.dir}\n"
+                f"  python evaluate.py {self.dir} --video {self.args.run_name}.mp4\n"
+                f"  the same command with --resume --run-name {self.args.run_name} and more steps"
+            )
+        return self.progress
 
 
 if __name__ == "__main__":

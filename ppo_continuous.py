@@ -11,7 +11,7 @@ Actor: maximise E[min(ρA, clip(ρ, 1-ε, 1+ε)A)], ρ = π(a|s)/π_old(a|s), wi
 
 Departures from the paper:
 1. Every `checkpoint_interval` steps the running episodes are cut, as a time limit would.
-2. A time limit does not end the return: A and R bootstrap with V of the true last observation.
+2. A and R bootstrap with V of the true last observation where a time limit ends an episode.
 3. Observations and rewards are normalised, the advantages in each minibatch too, the change of V is
    clipped, gradients are clipped, the learning rate falls to 0, weights start orthogonal.
 
@@ -24,6 +24,7 @@ import signal
 import sys
 import time
 import warnings
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -46,119 +47,40 @@ from tqdm import tqdm
 # ---- Config ----
 @dataclass
 class Args:
-    exp_name: str = Path(__file__).stem
-    """name of this experiment"""
-    seed: int = 1
-    """seed of every random generator"""
-    num_envs: int = 1
-    """environments stepped side by side; the steps of each count"""
-    cuda: bool = True
-    """use a GPU if there is one"""
-    torch_threads: int = 2
-    """CPU threads of PyTorch"""
-    compile: bool = False
-    """compile the losses (a slow start, then faster steps; needs a C++ compiler)"""
-    run_name: str | None = None
-    """folder of the run in runs/ (default: <env_id>__<exp_name>__<seed>__<time>)"""
-    resume: bool = False
-    """continue run --run-name from its checkpoint, or start it if it has none"""
-    checkpoint_interval: int = 50_000
-    """steps between checkpoints, which cut the running episodes (0: only when stopped)"""
-    eval_interval: int = 10_000
-    """steps between evaluations (0: only at the end)"""
-    eval_episodes: int = 10
-    """episodes of an evaluation, played by the deterministic policy"""
-    capture_video: bool = False
-    """record an episode at every 25th evaluation and at the last"""
-    env_id: str = "Hopper-v4"
-    """id of a gymnasium environment with continuous actions"""
-    max_episode_steps: int | None = None
-    """steps after which an episode is cut (None: the environment's own limit)"""
-    total_timesteps: int = 1_000_000
-    """environment steps of the run"""
-    learning_rate: float = 3e-4
-    """learning rate of the Adam optimizer"""
-    anneal_lr: bool = True
-    """let the learning rate fall linearly to 0 at `total_timesteps`"""
-    num_steps: int = 2048
-    """steps of each environment in a rollout"""
-    gamma: float = 0.99
-    """discount factor"""
-    gae_lambda: float = 0.95
-    """λ of generalized advantage estimation: 0 is one-step TD, 1 the empirical return"""
-    num_minibatches: int = 32
-    """minibatches that a rollout is split into"""
-    update_epochs: int = 10
-    """passes over a rollout"""
-    norm_adv: bool = True
-    """normalise the advantages of each minibatch"""
-    clip_coef: float = 0.2
-    """ε of the clipped surrogate objective"""
-    clip_vloss: bool = True
-    """clip the change of the value, too"""
-    ent_coef: float = 0.0
-    """weight of the policy's entropy in the objective"""
-    vf_coef: float = 0.5
-    """weight of the critic's loss"""
-    max_grad_norm: float = 0.5
-    """largest norm of the gradient of all parameters"""
-    target_kl: float | None = None
-    """end the passes over a rollout once the policy has moved this far"""
-
-
-# ---- Environment ----
-def fail(message: str, code: int = 2):
-    """Exit with one line: code 2 for input that no run can use, 1 for a run that went wrong."""
-    print("error:", " ".join(message.split()), file=sys.stderr)
-    raise SystemExit(code)
-
-
-def check_args(args: Args) -> None:
-    """Refuse numbers that no run can use."""
-    may_be_zero = "seed", "checkpoint_interval", "eval_interval", "learning_starts"
-    for field in fields(args):
-        name, value = field.name, getattr(args, field.name)
-        low = 1 if field.type is int and name not in may_be_zero else 0
-        high = 1 if name in ("gamma", "tau", "gae_lambda") else 2**31
-        if isinstance(value, int | float) and not low <= value <= high:
-            fail(f"--{name.replace('_', '-')} must be from {low} to {high}, not {value}")
-
-
-def make_envs(args: Args, num_envs: int, video: Path | None = None) -> gym.vector.VectorEnv:
-    """Return environments that wait to be reset, so that `next_obs` is always the true successor.
-
-    The first episode of each is recorded in an mp4 file whose path starts with `video`.
-    """
-    # v4 or v5 is the user's choice, and no video here has the name of another
-    warnings.filterwarnings("ignore", ".*(is out of date|Overwriting existing videos)")
-    kwargs = {"max_episode_steps": args.max_episode_steps}
-    if video:
-        kwargs["render_mode"] = "rgb_array"
-        if sys.platform == "linux" and "DISPLAY" not in os.environ:
-            os.environ.setdefault("MUJOCO_GL", "egl")
-
-    def record(env: gym.Env) -> gym.Env:
-        if renderer := getattr(env.unwrapped, "mujoco_renderer", None):
-            # the camera that follows the body, where there is one, which gymnasium 1.4 leaves aside
-            kind = mujoco.mjtObj.mjOBJ_CAMERA
-            renderer.camera_id = mujoco.mj_name2id(renderer.model, kind, "track")
-        env.reset()
-        env.render()  # what can't render fails now, not hours later
-        folder, first = str(video.parent), lambda episode: episode == 0
-        return gym.wrappers.RecordVideo(env, folder, first, name_prefix=video.name)
-
-    options = {"autoreset_mode": gym.vector.AutoresetMode.DISABLED}
-    wrappers = [record] * bool(video) + [gym.wrappers.RecordEpisodeStatistics]
-    try:
-        envs = gym.make_vec(args.env_id, num_envs, "sync", options, wrappers, **kwargs)
-    except Exception as error:
-        fail(f"cannot make {args.env_id} with {kwargs}: {error}")
-    for space in envs.single_observation_space, envs.single_action_space:
-        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
-            fail(f"{args.env_id} has {space} where this script needs a Box of one dimension")
-    if not (space.is_bounded() and np.issubdtype(space.dtype, np.floating)):
-        fail(f"{args.env_id} has actions {space}, not real numbers with finite bounds")
-    return envs
+    env_id: str = "Hopper-v4"  # id of a gymnasium environment with continuous actions
+    total_timesteps: int = 1_000_000  # environment steps of the run
+    learning_rate: float = 3e-4  # learning rate of the Adam optimizer
+    anneal_lr: bool = True  # let the learning rate fall linearly to 0 at `total_timesteps`
+    num_steps: int = 2048  # steps of each environment in a rollout
+    gamma: float = 0.99  # discount factor γ
+    gae_lambda: float = 0.95  # λ of GAE: 0 is one-step TD, 1 the empirical return
+    num_minibatches: int = 32  # minibatches that a rollout is split into
+    update_epochs: int = 10  # passes over a rollout
+    norm_adv: bool = True  # normalise the advantages of each minibatch
+    clip_coef: float = 0.2  # ε of the clipped surrogate objective
+    clip_vloss: bool = True  # clip the change of the value, too
+    ent_coef: float = 0.0  # weight of the policy's entropy in the objective
+    vf_coef: float = 0.5  # weight of the critic's loss
+    max_grad_norm: float = 0.5  # largest norm of the gradient of all parameters
+    target_kl: float | None = (
+        None  # end the passes once the policy has moved this far (None: never)
+    )
+    # every run
+    exp_name: str = Path(__file__).stem  # name of this experiment
+    seed: int = 1  # seed of every random generator
+    num_envs: int = 1  # environments stepped side by side; the steps of each count
+    max_episode_steps: int | None = None  # cut episodes here (None: the environment's own limit)
+    cuda: bool = True  # use a GPU if there is one
+    torch_threads: int = 1  # CPU threads of PyTorch
+    compile: bool = False  # compile the losses: a slow start, then faster; needs a C++ compiler
+    run_name: str | None = None  # folder in runs/ (default: <env_id>__<exp_name>__<seed>__<time>)
+    resume: bool = False  # continue run --run-name from its checkpoint, or start it
+    checkpoint_interval: int = (
+        50_000  # steps between checkpoints, which cut episodes (0: at the end)
+    )
+    eval_interval: int = 10_000  # steps between evaluations (0: only at the end)
+    eval_episodes: int = 10  # episodes of an evaluation, played by the deterministic policy
+    capture_video: bool = False  # record an episode at every 25th evaluation and at the last
 
 
 # ---- Networks ----
@@ -171,11 +93,12 @@ class Normalizer(nn.Module):
         self.register_buffer("var", torch.ones(shape, dtype=torch.float64))
         self.register_buffer("count", torch.tensor(1e-4, dtype=torch.float64))
 
-    def update(self, x: np.ndarray):
-        old = [buffer.cpu().numpy() for buffer in self.buffers()]
-        new = update_mean_var_count_from_moments(*old, x.mean(0), x.var(0), len(x))
-        for buffer, value in zip(self.buffers(), new, strict=True):
-            buffer.copy_(torch.as_tensor(value))
+    def update(self, x):
+        old = [buffer.cpu().numpy() for buffer in (self.mean, self.var, self.count)]
+        mean, var, count = update_mean_var_count_from_moments(*old, x.mean(0), x.var(0), len(x))
+        self.mean.copy_(torch.as_tensor(mean))
+        self.var.copy_(torch.as_tensor(var))
+        self.count.copy_(torch.as_tensor(count))
 
     def forward(self, x):
         return ((x - self.mean) / (self.var + 1e-8).sqrt()).clamp(-10, 10).float()
@@ -235,19 +158,21 @@ class Networks(nn.Module):
 
 
 # ---- Losses ----
-class Rollout(NamedTuple):
-    """What each of num_envs environments did in num_steps steps: (num_steps, num_envs, ...)."""
+class Rollout:
+    """What each environment did in `num_steps` steps: arrays (num_steps, num_envs, ...)."""
 
-    observations: np.ndarray
-    next_observations: np.ndarray
-    actions: np.ndarray
-    rewards: np.ndarray
-    terminations: np.ndarray
-    dones: np.ndarray
+    def __init__(self, num_steps, num_envs, obs_dim, act_dim):
+        self.observations = np.zeros((num_steps, num_envs, obs_dim))
+        self.next_observations = np.zeros((num_steps, num_envs, obs_dim))
+        self.actions = np.zeros((num_steps, num_envs, act_dim), np.float32)
+        self.rewards = np.zeros((num_steps, num_envs))
+        self.discounted_returns = np.zeros((num_steps, num_envs))
+        self.terminations = np.zeros((num_steps, num_envs), bool)
+        self.dones = np.zeros((num_steps, num_envs), bool)
 
 
 class Batch(NamedTuple):
-    """What the losses need of a rollout, flat; observations are normalised."""
+    """What the losses need of some steps, (batch, ...); observations are normalised."""
 
     observations: torch.Tensor
     actions: torch.Tensor
@@ -257,16 +182,32 @@ class Batch(NamedTuple):
     returns: torch.Tensor
 
 
-def estimate_advantages(rollout, values, next_values, args):
-    """Return A by GAE, (num_steps, num_envs), from V(s) and V(s') of each step."""
+def estimate_advantages(rollout, rewards, values, next_values, args):
+    """Return A by GAE, (num_steps, num_envs), from r, V(s) and V(s') of each step."""
     # δ_t = r_t + γ(1-d) V(s_{t+1}) - V(s_t), d = 1 at a termination, 0 at a time limit
-    deltas = rollout.rewards + args.gamma * (1 - rollout.terminations) * next_values - values
+    deltas = rewards + args.gamma * (1 - rollout.terminations) * next_values - values
     # A_t = δ_t + γλ A_{t+1}, within an episode   [Schulman et al. 2016, Eq. 16]
     decay = args.gamma * args.gae_lambda * (1 - rollout.dones)
     advantages, following = np.zeros_like(deltas), 0.0
     for t in reversed(range(len(deltas))):
         advantages[t] = following = deltas[t] + decay[t] * following
     return advantages
+
+
+@torch.no_grad()
+def make_batch(nets, rollout, args, device):
+    """Return a rollout as one batch: normalised, with values, advantages and returns."""
+    reward_scale = (nets.return_normalizer.var.item() + 1e-8) ** 0.5
+    rewards = (rollout.rewards / reward_scale).clip(-10, 10)
+    both = torch.as_tensor(np.stack([rollout.observations, rollout.next_observations]))
+    x = nets.actor.obs_normalizer(both.to(device))
+    values, next_values = nets.critic(x).cpu().numpy()
+    actions = torch.as_tensor(rollout.actions, device=device)
+    log_probs = nets.actor.distribution(x[0]).log_prob(actions).sum(-1)
+    advantages = estimate_advantages(rollout, rewards, values, next_values, args)
+    parts = [x[0], actions, log_probs, values, advantages, advantages + values]
+    parts = [torch.as_tensor(part, dtype=torch.float32, device=device) for part in parts]
+    return Batch(*[part.flatten(0, 1) for part in parts])
 
 
 def critic_loss(nets, data, args):
@@ -277,11 +218,11 @@ def critic_loss(nets, data, args):
         change = (values - data.values).clamp(-args.clip_coef, args.clip_coef)
         errors = torch.max(errors, (data.values + change - data.returns) ** 2)
     value_loss = 0.5 * errors.mean()
-    return value_loss, {"value_loss": value_loss}
+    return value_loss, {"value_loss": value_loss.detach()}
 
 
 def actor_loss(nets, data, args):
-    """Return minus the clipped surrogate objective over a batch, likewise."""
+    """Return minus the clipped surrogate objective over a batch, and what to log."""
     advantages = data.advantages
     if args.norm_adv:
         advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
@@ -294,62 +235,162 @@ def actor_loss(nets, data, args):
     entropy = policy.entropy().sum(-1).mean()
     # an estimate of KL(π_old, π) without bias and of low variance   [Schulman 2020]
     approx_kl = (ratio - 1 - log_ratio).mean()
-    metrics = {"policy_loss": policy_loss, "entropy": entropy, "approx_kl": approx_kl}
+    metrics = {"policy_loss": policy_loss.detach(), "entropy": entropy.detach()}
+    metrics["approx_kl"] = approx_kl.detach()
     metrics["clipfrac"] = (ratio != clipped).float().mean()
     return policy_loss - args.ent_coef * entropy, metrics
 
 
-def backward(parameters, nets, data, args):
-    """Put the gradient of both losses into the `grad` of the parameters; return what to log."""
+def backward(nets, data, args):
+    """Put the gradient of both losses into the parameters; return what to log."""
     loss, metrics = actor_loss(nets, data, args)
     value_loss, value_metrics = critic_loss(nets, data, args)
-    (loss + args.vf_coef * value_loss).backward(inputs=parameters)
-    return {name: value.detach() for name, value in (metrics | value_metrics).items()}
+    (loss + args.vf_coef * value_loss).backward()
+    return metrics | value_metrics
 
 
-# ---- Evaluation ----
-@torch.no_grad()
-def evaluate(actor, args, episodes: int, video: Path | None = None) -> np.ndarray:
-    """Return the undiscounted returns of the deterministic policy, one seeded environment each."""
-    envs, returns = make_envs(args, episodes, video), np.full(episodes, np.nan)
-    low, high = envs.single_action_space.low, envs.single_action_space.high
-    obs, _ = envs.reset(seed=args.seed + 100)
-    while np.isnan(returns).any():
-        actions = actor(torch.as_tensor(obs).to(actor.action_scale)).cpu().numpy()
-        obs, _, terminations, truncations, infos = envs.step(actions.clip(low, high))
-        dones = terminations | truncations
-        if dones.any():
-            first = dones & np.isnan(returns)
-            returns[first] = infos["episode"]["r"][first]
-            obs, _ = envs.reset(options={"reset_mask": dones})
-    envs.close()
-    return returns
+# ---- Training ----
+def train(args: Args) -> dict:
+    """Train to `args.total_timesteps`; return what result.json has. `Run` lists the exit codes."""
+    with Run(args) as run:
+        batch_size = args.num_envs * args.num_steps
+        if 2 * args.num_minibatches > batch_size:
+            fail(f"--num-minibatches must be at most half of the {batch_size} steps of a rollout")
+        nets = Networks(run.obs_dim, run.act_dim, run.action_low, run.action_high).to(run.device)
+        optimizer = optim.Adam(nets.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
+        rollout = Rollout(args.num_steps, args.num_envs, run.obs_dim, run.act_dim)
+        gradient = run.compile(backward)
+        discounted = np.zeros(args.num_envs)
+        obs = run.begin(nets=nets, optimizer=optimizer)
+
+        while run.global_step < args.total_timesteps:
+            # Act
+            for t in range(args.num_steps):
+                with torch.no_grad():
+                    x = nets.actor.obs_normalizer(torch.as_tensor(obs, device=run.device))
+                    actions = nets.actor.distribution(x).sample()
+                    bounded = nets.actor.rescale(actions).cpu().numpy()
+                bounded = bounded.clip(run.action_low, run.action_high)
+                next_obs, rewards, terminations, truncations, infos = run.step(bounded)
+                dones = terminations | truncations
+                discounted = args.gamma * discounted + rewards
+                rollout.observations[t], rollout.next_observations[t] = obs, next_obs
+                rollout.actions[t], rollout.rewards[t] = actions.cpu().numpy(), rewards
+                rollout.terminations[t], rollout.dones[t] = terminations, dones
+                rollout.discounted_returns[t] = discounted
+                discounted[dones] = 0
+                obs = run.reset_finished(next_obs, dones)
+
+            # Estimate
+            nets.return_normalizer.update(rollout.discounted_returns.reshape(batch_size))
+            batch = make_batch(nets, rollout, args, run.device)
+
+            # Learn
+            if args.anneal_lr:
+                remaining = 1 - (run.global_step - batch_size) / args.total_timesteps
+                optimizer.param_groups[0]["lr"] = remaining * args.learning_rate
+            history = []
+            for _ in range(args.update_epochs):
+                order = torch.randperm(batch_size, device=run.device)
+                for i in order.tensor_split(args.num_minibatches):
+                    data = Batch(*[part[i] for part in batch])
+                    optimizer.zero_grad()
+                    history.append(gradient(nets, data, args))
+                    nn.utils.clip_grad_norm_(nets.parameters(), args.max_grad_norm)
+                    optimizer.step()
+                if args.target_kl is not None and history[-1]["approx_kl"] > args.target_kl:
+                    break
+            nets.actor.obs_normalizer.update(rollout.observations.reshape(batch_size, -1))
+
+            metrics = {name: torch.stack([m[name] for m in history]).mean() for name in history[0]}
+            unexplained = (batch.returns - batch.values).var() / (batch.returns.var() + 1e-8)
+            metrics["explained_variance"] = 1 - unexplained
+            metrics["charts/learning_rate"] = torch.tensor(optimizer.param_groups[0]["lr"])
+            if run.at_boundary():
+                discounted = np.zeros(args.num_envs)
+            obs = run.end_iteration(obs, metrics)
+        return run.finish()
 
 
-# ---- Checkpoint ----
-def training_state(args, progress, nets, optimizer) -> dict:
-    """Name everything that a resumed run needs; the tensors are not copied."""
-    return {
-        "args": asdict(args),
-        "progress": progress,
-        "nets": nets.state_dict(),
-        "optimizer": optimizer.state_dict(),
-    }
+# ---- Run ----
+# A reader of the algorithm may stop at this line: the rest is the same in every script.
+def fail(message: str, code: int = 2):
+    """Exit with one line: code 2 for input that no run can use, 1 for a run that went wrong."""
+    print("error:", " ".join(message.split()), file=sys.stderr)
+    raise SystemExit(code)
 
 
-def load_training_state(path, args, nets, optimizer) -> dict:
-    """Restore what `training_state` named and return its `progress`."""
+def check_args(args) -> None:
+    """Refuse numbers that no run can use."""
+    may_be_zero = "seed", "checkpoint_interval", "eval_interval", "learning_starts"
+    for field in fields(args):
+        name, value = field.name, getattr(args, field.name)
+        low = 1 if field.type is int and name not in may_be_zero else 0
+        high = 1 if name in ("gamma", "tau", "gae_lambda") else 2**31
+        if isinstance(value, int | float) and not low <= value <= high:
+            fail(f"--{name.replace('_', '-')} must be from {low} to {high}, not {value}")
+
+
+def make_envs(args, num_envs: int, video: Path | None = None) -> gym.vector.VectorEnv:
+    """Return environments that wait to be reset, so that `next_obs` is always the true successor.
+
+    With a `video` their first episodes are recorded in mp4 files whose paths start with it.
+    """
+
+    def record(env):
+        if renderer := getattr(env.unwrapped, "mujoco_renderer", None):
+            # the camera that follows the body, which gymnasium 1.4 leaves aside
+            camera = mujoco.mjtObj.mjOBJ_CAMERA
+            renderer.camera_id = mujoco.mj_name2id(renderer.model, camera, "track")
+        env.reset()
+        env.render()  # what can't render fails now, not hours later
+        folder, first = str(video.parent), lambda episode: episode == 0
+        return gym.wrappers.RecordVideo(env, folder, first, name_prefix=video.name)
+
+    # v4 or v5 is the user's choice, and no video here has the name of another
+    warnings.filterwarnings("ignore", ".*(is out of date|Overwriting existing videos)")
+    wrappers, kwargs = [gym.wrappers.RecordEpisodeStatistics], {}
+    if video:
+        wrappers, kwargs = [record, *wrappers], {"render_mode": "rgb_array"}
+        if sys.platform == "linux" and "DISPLAY" not in os.environ:
+            os.environ.setdefault("MUJOCO_GL", "egl")
+    kwargs["max_episode_steps"] = args.max_episode_steps
+    options = {"autoreset_mode": gym.vector.AutoresetMode.DISABLED}
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        free = {name: getattr(args, name) for name in ("resume", "total_timesteps")}
-        differ = [f"{k} {v}" for k, v in (state["args"] | free).items() if v != getattr(args, k)]
-        if differ:
-            fail(f"{path} was trained with another {', '.join(differ)}")
-        nets.load_state_dict(state["nets"])
-        optimizer.load_state_dict(state["optimizer"])
-        return state["progress"]
+        envs = gym.make_vec(args.env_id, num_envs, "sync", options, wrappers, **kwargs)
     except Exception as error:
-        fail(f"cannot load {path}: {error}")
+        fail(f"cannot make {args.env_id} with {kwargs}: {error}")
+    for space in envs.single_observation_space, envs.single_action_space:
+        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
+            fail(f"{args.env_id} has {space} where this script needs a Box of one dimension")
+    if not (space.is_bounded() and np.issubdtype(space.dtype, np.floating)):
+        fail(f"{args.env_id} has actions {space}, not real numbers with finite bounds")
+    return envs
+
+
+@torch.no_grad()
+def evaluate(actor, args, episodes: int, video: Path | None = None):
+    """Return the deterministic policy's returns and its discounted returns, (episodes,) each."""
+    envs = make_envs(args, episodes, video)
+    low, high = envs.single_action_space.low, envs.single_action_space.high
+    seeds = np.random.SeedSequence([args.seed, 0, 1]).generate_state(episodes)
+    obs, _ = envs.reset(seed=seeds.tolist())
+    returns, discounted, running = np.zeros(episodes), np.zeros(episodes), np.full(episodes, True)
+    for step in range(1_000_000 // episodes):
+        actions = actor(torch.as_tensor(obs).to(actor.action_scale)).cpu().numpy()
+        obs, rewards, terminations, truncations, _ = envs.step(actions.clip(low, high))
+        returns[running] += rewards[running]
+        discounted[running] += args.gamma**step * rewards[running]
+        dones = terminations | truncations
+        running &= ~dones
+        if not running.any():
+            break
+        if dones.any():
+            obs, _ = envs.reset(options={"reset_mask": dones})
+    else:
+        print(f"an evaluation was cut at 1,000,000 steps: {args.env_id} needs --max-episode-steps")
+    envs.close()
+    return returns, discounted
 
 
 def save(path: Path, content: dict) -> None:
@@ -368,208 +409,255 @@ def save(path: Path, content: dict) -> None:
         fail(f"cannot write {path}: {error}", code=1)
 
 
-# ---- Training ----
-def open_run(args: Args) -> tuple[Path, FileLock]:
-    """Make the run's folder, or reopen it to resume, and lock it; `args.run_name` names it."""
-    if args.resume and not args.run_name:
-        fail("--resume needs --run-name")
-    default = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns()}"
-    args.run_name = args.run_name or default.replace("/", "-")
-    run_dir = Path("runs", args.run_name)
-    if args.run_name in (".", "..") or run_dir.name != args.run_name:
-        fail(f"--run-name must name a folder, not {args.run_name!r}")
+def load(path: Path) -> dict:
+    """Return what `save` wrote, nothing where there is no such file."""
     try:
-        run_dir.mkdir(parents=True, exist_ok=args.resume)
-        lock = FileLock(run_dir / "lock")
-        lock.acquire(timeout=0)
-        return run_dir, lock
-    except FileExistsError:
-        fail(f"{run_dir} exists: choose another --run-name, or add --resume to continue it")
-    except Timeout:
-        fail(f"another process is training in {run_dir}")
-    except OSError as error:
-        fail(f"cannot write {run_dir}: {error}")
+        if path.exists() and path.suffix == ".json":
+            return json.loads(path.read_text())
+        return torch.load(path, "cpu", weights_only=True) if path.exists() else {}
+    except Exception as error:
+        fail(f"cannot load {path}: {error}")
 
 
-def begin_segment(args, global_step, envs):
-    """Seed every generator from (seed, global_step), reset the environments and return `obs`."""
-    seed = int(np.random.SeedSequence([args.seed, global_step]).generate_state(1)[0])
-    set_random_seed(seed)
-    envs.action_space.seed(seed)
-    return envs.reset(seed=seed)[0]
+class Run(ExitStack):
+    """What a run needs besides its algorithm: environments, folder, log, evaluations, checkpoints.
 
-
-def train(args: Args) -> dict:
-    """Train to `total_timesteps`, from the checkpoint if there is one; return what result.json has.
-
-    Exits with 2 on bad input, 1 when the run goes wrong, 75 on SIGTERM, 130 on Ctrl-C.
+    Exit codes: 1 it went wrong, 2 bad input, 3 another process trains in the folder, 75 SIGTERM,
+    130 Ctrl-C.
     """
-    check_args(args)
-    batch_size = args.num_envs * args.num_steps
-    if 2 * args.num_minibatches > batch_size:
-        fail(f"--num-minibatches must be at most half of the {batch_size} steps of a rollout")
-    torch.set_num_threads(args.torch_threads)
-    device = torch.device("cuda" if torch.cuda.is_available() and args.cuda else "cpu")
-    envs = make_envs(args, args.num_envs)
-    run_dir, _lock = open_run(args)
-    result_file, checkpoint_file = run_dir / "result.json", run_dir / "checkpoint.pt"
-    result = json.loads(result_file.read_text()) if result_file.exists() else {"step": 0}
-    if result["step"] >= args.total_timesteps:
-        print(f"{run_dir} is finished")
-        return result
-    result_file.unlink(missing_ok=True)
 
-    set_random_seed(args.seed)
-    obs_dim, act_dim = envs.single_observation_space.shape[0], envs.single_action_space.shape[0]
-    low, high = envs.single_action_space.low, envs.single_action_space.high
-    nets = Networks(obs_dim, act_dim, low, high).to(device)
-    parameters = list(nets.parameters())
-    optimizer = optim.Adam(parameters, lr=args.learning_rate, eps=1e-5, fused=True)
-    learner = nets, optimizer
-    progress = {"step": 0, "seconds": 0.0}
-    if checkpoint_file.exists():
-        progress = load_training_state(checkpoint_file, args, *learner)
-    global_step, start = progress["step"], time.perf_counter() - progress["seconds"]
-    packages = "torch", "numpy", "gymnasium", "mujoco", "stable-baselines3"
-    about = {"versions": {name: version(name) for name in packages}, "device": str(device)}
-    git = os.popen(f"git -C '{Path(__file__).parent}' rev-parse -q --verify HEAD 2>{os.devnull}")
-    about |= {"git_commit": git.read().strip() or None, "threads": torch.get_num_threads()}
-    save(run_dir / "args.json", asdict(args) | about | {"script": Path(__file__).name})
+    def __init__(self, args):
+        super().__init__()
+        check_args(args)
+        self.args, self.envs = args, make_envs(args, args.num_envs)
+        self.obs_dim = self.envs.single_observation_space.shape[0]
+        self.obs_space = gym.spaces.Box(-np.inf, np.inf, (self.obs_dim,), np.float32)
+        self.action_space = self.envs.single_action_space
+        self.act_dim = self.action_space.shape[0]
+        self.action_low, self.action_high = self.action_space.low, self.action_space.high
+        self.device = torch.device("cuda" if torch.cuda.is_available() and args.cuda else "cpu")
+        torch.set_num_threads(args.torch_threads)
+        set_random_seed(args.seed)
 
-    def due(interval: int) -> bool:
-        return interval > 0 and global_step % interval < batch_size
+    def compile(self, function):
+        """Return a loss with its gradient as one compiled graph, with --compile; else as it is."""
+        if not self.args.compile:
+            return function
+        torch._dynamo.config.trace_autograd_ops = True
+        return torch.compile(function, fullgraph=True)
 
-    def check_finite() -> None:
-        for name, value in (metrics | dict(nets.named_parameters())).items():
-            if not value.isfinite().all():
-                fail(f"{name} is not finite at step {global_step} of {run_dir}", code=1)
+    def open_folder(self) -> None:
+        """Make the run's folder, or reopen it to resume, and lock it."""
+        args, now = self.args, time.strftime("%Y-%m-%d_%H-%M-%S")
+        if args.resume and not args.run_name:
+            fail("--resume needs --run-name")
+        default = f"{args.env_id}__{args.exp_name}__{args.seed}__{now}"
+        name = args.run_name or default.replace("/", "-").replace(":", "-")
+        while not args.run_name and Path("runs", name).exists():
+            name += "-2"
+        self.dir, args.run_name = Path("runs", name), name
+        if name in (".", "..") or self.dir.name != name:
+            fail(f"--run-name must name a folder, not {name!r}")
+        try:
+            self.dir.mkdir(parents=True, exist_ok=args.resume)
+            self.enter_context(FileLock(self.dir / "lock").acquire(timeout=0))
+        except FileExistsError:
+            fail(f"{self.dir} exists: choose another --run-name, or add --resume to continue it")
+        except Timeout:
+            fail(f"another process is training in {self.dir}", code=3)
+        except OSError as error:
+            fail(f"cannot write {self.dir}: {error}")
 
-    def stop(signum: int, _) -> None:
-        stops.append(signum)
-        signal.signal(signum, signal.SIG_DFL)
+    def begin(self, **state):
+        """Start the run, or resume it from its checkpoint; return the first observations.
 
-    stops, metrics, log_step, log_time = [], {}, global_step, time.perf_counter()
-    handlers = {signum: signal.signal(signum, stop) for signum in (signal.SIGINT, signal.SIGTERM)}
-    differentiate = backward
-    if args.compile:
-        torch._dynamo.config.trace_autograd_ops = True  # a loss and its gradient in one graph
-        differentiate = torch.compile(backward, fullgraph=True)
-    if args.capture_video:
-        make_envs(args, 1, run_dir / "videos" / "check").close()
-    writer = SummaryWriter(str(run_dir), purge_step=global_step + 1)
-    bar = tqdm(total=args.total_timesteps, initial=global_step, unit=" steps", disable=None)
+        `state` names all that a resumed run needs: `nets`, which has the actor, what else has a
+        `load_state_dict`, and replay buffers. No file changes before all is known to be right.
+        """
+        self.state, total = state, self.args.total_timesteps
+        self.open_folder()
+        old, self.progress = load(self.dir / "args.json"), load(self.dir / "result.json")
+        own = {k: v for k, v in asdict(self.args).items() if k not in ("resume", "total_timesteps")}
+        differ = [f"{k} {old.get(k)}" for k, v in own.items() if old and old.get(k) != v]
+        if differ:
+            fail(f"{self.dir} was made with another {', '.join(differ)}")
+        self.global_step = self.progress.get("step", 0)
+        if self.global_step >= total:
+            print(f"{self.dir} is finished")
+            return None
+        checkpoint = load(self.dir / "checkpoint.pt")
+        if self.progress and not checkpoint:
+            fail(f"{self.dir} is finished and has no checkpoint to continue from")
+        self.progress = checkpoint.get("progress", {"step": 0, "seconds": 0.0})
+        self.global_step = self.iteration_step = self.log_step = self.progress["step"]
+        if self.global_step > total:
+            fail(f"{self.dir} is at step {self.global_step}, beyond --total-timesteps {total}")
+        if checkpoint:
+            self.restore(checkpoint)
 
-    obs, discounted = begin_segment(args, global_step, envs), np.zeros(args.num_envs)
-    while global_step < args.total_timesteps:
-        # Act
-        steps, discounted_returns = [], []
-        for _ in range(args.num_steps):
-            with torch.no_grad():
-                x = nets.actor.obs_normalizer(torch.as_tensor(obs, device=device))
-                actions = nets.actor.distribution(x).sample()
-                bounded = nets.actor.rescale(actions).cpu().numpy().clip(low, high)
-            if not np.isfinite(bounded).all():
-                check_finite()
+        (self.dir / "result.json").unlink(missing_ok=True)
+        names = "torch", "numpy", "gymnasium", "mujoco", "stable-baselines3"
+        git = f"git -C '{Path(__file__).parent}' rev-parse -q --verify HEAD 2>{os.devnull}"
+        about = {"script": Path(__file__).name, "git_commit": os.popen(git).read().strip() or None}
+        about |= {"versions": {name: version(name) for name in names}, "device": str(self.device)}
+        save(self.dir / "args.json", asdict(self.args) | about)
+        self.stops = stops = []
 
-            # Step
-            next_obs, rewards, terminations, truncations, infos = envs.step(bounded)
-            global_step += args.num_envs
-            bar.update(args.num_envs)
+        def stop(signum, _):  # holds no Run: after a crash in a REPL that would keep its lock
+            stops.append(signum)
+            signal.signal(signum, signal.SIG_DFL)
 
-            # Store
-            dones = terminations | truncations
-            steps.append((obs, next_obs, actions.cpu().numpy(), rewards, terminations, dones))
-            discounted = discounted * args.gamma + rewards
-            discounted_returns.append(discounted)
-            obs = next_obs
-            if dones.any():
-                for i in np.flatnonzero(dones):
-                    episode = {name: infos["episode"][name][i] for name in "rl"}
-                    writer.add_scalar("charts/episodic_return", episode["r"], global_step)
-                    writer.add_scalar("charts/episodic_length", episode["l"], global_step)
-                bar.set_postfix_str(f"episodic_return={episode['r']:.1f}", refresh=False)
-                obs, _ = envs.reset(options={"reset_mask": dones})
-                discounted = discounted * (1 - dones)
-        rollout = Rollout(*map(np.stack, zip(*steps, strict=True)))
+        for signum in signal.SIGINT, signal.SIGTERM:
+            self.callback(signal.signal, signum, signal.signal(signum, stop))
+        if self.args.capture_video:
+            make_envs(self.args, 1, self.dir / "videos" / "check").close()
+        self.writer = SummaryWriter(str(self.dir), purge_step=self.global_step + 1)
+        self.bar = tqdm(total=total, initial=self.global_step, unit=" steps", disable=None)
+        for resource in self.writer, self.bar, self.envs:
+            self.callback(resource.close)
+        table = "\n".join(f"|{name}|{value}|" for name, value in asdict(self.args).items())
+        self.writer.add_text("arguments", "|argument|value|\n|-|-|\n" + table, self.global_step + 1)
+        where = f"{self.device}, {self.args.torch_threads} thread(s)"
+        self.say(f"{self.dir}: steps {self.global_step:,} to {total:,} on {where}")
+        self.log_time = time.perf_counter()
+        self.start_time = self.log_time - self.progress["seconds"]
+        return self.begin_segment()
 
-        # Estimate
-        nets.return_normalizer.update(np.concatenate(discounted_returns))
-        reward_scale = (nets.return_normalizer.var.item() + 1e-8) ** 0.5
-        rollout = rollout._replace(rewards=(rollout.rewards / reward_scale).clip(-10, 10))
-        with torch.no_grad():
-            both = torch.as_tensor(np.stack([rollout.observations, rollout.next_observations]))
-            x = nets.actor.obs_normalizer(both.to(device))
-            values, next_values = nets.critic(x).cpu().numpy()
-            actions = torch.as_tensor(rollout.actions, device=device)
-            log_probs = nets.actor.distribution(x[0]).log_prob(actions).sum(-1)
-        advantages = estimate_advantages(rollout, values, next_values, args)
-        batch = Batch(x[0], actions, log_probs, values, advantages, advantages + values)
-        kind = {"dtype": torch.float32, "device": device}
-        batch = Batch(*(torch.as_tensor(part, **kind).flatten(0, 1) for part in batch))
+    def restore(self, checkpoint: dict) -> None:
+        """Load what `save_checkpoint` saved."""
+        try:
+            for name, part in self.state.items():
+                if hasattr(part, "load_state_dict"):
+                    part.load_state_dict(checkpoint[name])
+                    continue
+                part.pos, part.full = checkpoint[name].pop("pos"), checkpoint[name].pop("full")
+                for key, values in checkpoint[name].items():
+                    getattr(part, key)[: len(values)] = values.numpy()
+        except Exception as error:
+            fail(f"cannot load {self.dir}/checkpoint.pt: {error}")
 
-        # Learn
-        if args.anneal_lr:
-            remaining = 1 - (global_step - batch_size) / args.total_timesteps
-            optimizer.param_groups[0]["lr"] = remaining * args.learning_rate
-        history = []
-        for _ in range(args.update_epochs):
-            for i in torch.randperm(batch_size, device=device).tensor_split(args.num_minibatches):
-                data = Batch(*(part[i] for part in batch))
-                optimizer.zero_grad()
-                history.append(differentiate(parameters, nets, data, args))
-                nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
-                optimizer.step()
-            if args.target_kl is not None and history[-1]["approx_kl"] > args.target_kl:
-                break
-        nets.actor.obs_normalizer.update(rollout.observations.reshape(batch_size, -1))
-        metrics = {name: torch.stack([m[name] for m in history]).mean() for name in history[0]}
-        unexplained = (batch.returns - batch.values).var() / (batch.returns.var() + 1e-8)
-        metrics |= {"explained_variance": 1 - unexplained}
+    def save_checkpoint(self) -> None:
+        """Save what `begin` was given; of a replay buffer as much as is filled."""
+        step, seconds = self.global_step, time.perf_counter() - self.start_time
+        self.progress |= {"step": step, "seconds": seconds, "SPS": step / seconds}
+        checkpoint = {"progress": self.progress}
+        for name, part in self.state.items():
+            if hasattr(part, "state_dict"):
+                checkpoint[name] = part.state_dict()
+                continue
+            arrays = {k: v for k, v in vars(part).items() if isinstance(v, np.ndarray)}
+            arrays = {k: torch.from_numpy(v[: part.size()]) for k, v in arrays.items()}
+            checkpoint[name] = {"pos": part.pos, "full": part.full} | arrays
+        self.writer.flush()
+        save(self.dir / "checkpoint.pt", checkpoint)
 
-        # Log
-        last, stopping = global_step >= args.total_timesteps, bool(stops)
-        boundary, evaluating = stopping or due(args.checkpoint_interval), due(args.eval_interval)
-        if boundary or evaluating or last or due(1_000):
-            check_finite()
+    def begin_segment(self):
+        """Seed every generator from (seed, global_step), reset the environments, return `obs`."""
+        sequence = np.random.SeedSequence([self.args.seed, self.global_step])
+        seed, numpy_seed, space_seed = sequence.generate_state(3).tolist()
+        set_random_seed(seed)
+        np.random.seed(numpy_seed)  # a generator of PyTorch's kind: from one seed the same numbers
+        self.envs.action_space.seed(space_seed)
+        return self.envs.reset(seed=seed)[0]
+
+    def step(self, actions):
+        """Step the environments and log the episodes that end; return what `envs.step` returns."""
+        self.check_finite({"action": actions})
+        next_obs, rewards, terminations, truncations, infos = self.envs.step(actions)
+        self.global_step += self.args.num_envs
+        self.stopping = bool(self.stops)
+        self.bar.update(self.args.num_envs)
+        for i in np.flatnonzero(terminations | truncations):
+            self.log("charts/episodic_return", infos["episode"]["r"][i])
+            self.log("charts/episodic_length", infos["episode"]["l"][i])
+        return next_obs, rewards, terminations, truncations, infos
+
+    def reset_finished(self, next_obs, dones):
+        """Return the observations to act on: of a new episode where the old one is done."""
+        return self.envs.reset(options={"reset_mask": dones})[0] if dones.any() else next_obs
+
+    def due(self, interval: int) -> bool:
+        """Tell whether a multiple of `interval` was passed in this iteration; never for 0."""
+        return interval > 0 and self.global_step // interval > self.iteration_step // interval
+
+    def at_boundary(self) -> bool:
+        """Tell whether `end_iteration` will save a checkpoint and cut the running episodes."""
+        last = self.global_step >= self.args.total_timesteps
+        return last or self.stopping or self.due(self.args.checkpoint_interval)
+
+    def say(self, line: str) -> None:
+        tqdm.write(line)  # which leaves the progress bar whole
+        sys.stdout.flush()
+
+    def log(self, tag: str, value) -> None:
+        self.writer.add_scalar(tag, value, self.global_step)
+
+    def check_finite(self, values: dict) -> None:
+        for name, value in values.items():
+            if not torch.as_tensor(value).isfinite().all():
+                fail(f"{name} is not finite at step {self.global_step} of {self.dir}", code=1)
+
+    def end_iteration(self, obs, metrics: dict):
+        """Log, evaluate, save, stop: whatever is due. Return the observations to go on with."""
+        last, boundary = self.global_step >= self.args.total_timesteps, self.at_boundary()
+        evaluating = last or self.due(self.args.eval_interval)
+        if evaluating or boundary or self.due(1_000):
+            self.check_finite(metrics | dict(self.state["nets"].named_parameters()))
             for name, value in metrics.items():
-                writer.add_scalar(f"losses/{name}", value.mean(), global_step)
-            speed = (global_step - log_step) / (time.perf_counter() - log_time)
-            writer.add_scalar("charts/SPS", speed, global_step)
-            writer.add_scalar("charts/learning_rate", optimizer.param_groups[0]["lr"], global_step)
-            log_step, log_time = global_step, time.perf_counter()
-
-        # Evaluate
-        if evaluating or last:
-            returns = evaluate(nets.actor, args, args.eval_episodes)
-            progress |= {"eval_mean": returns.mean().item(), "eval_std": returns.std().item()}
-            writer.add_scalar("eval/episodic_return", returns.mean(), global_step)
-            writer.add_scalar("eval/episodic_return_std", returns.std(), global_step)
-            save(run_dir / "model.pt", nets.state_dict())
-            if args.capture_video and (last or due(25 * args.eval_interval)):
-                video = run_dir / "videos" / f"step-{global_step}"
-                evaluate(nets.actor, args, 1, video)
-
-        # Checkpoint
+                self.log(name if "/" in name else f"losses/{name}", value.mean())
+            seconds = time.perf_counter() - self.log_time
+            self.speed = (self.global_step - self.log_step) / seconds
+            self.log("charts/SPS", self.speed)
+            self.log_step, self.log_time = self.global_step, time.perf_counter()
+        if evaluating:
+            self.evaluate(video=last or self.due(25 * self.args.eval_interval))
         if boundary:
-            progress |= {"step": global_step, "seconds": time.perf_counter() - start}
-            writer.flush()
-            save(checkpoint_file, training_state(args, progress, *learner))
-            if stopping:
-                break
-            obs, discounted = begin_segment(args, global_step, envs), np.zeros(args.num_envs)
+            self.save_checkpoint()
+            if self.stopping and not last:
+                self.close()
+                again = f"--resume --run-name {self.args.run_name}"
+                print(f"stopped at step {self.global_step}; to go on, add {again}")
+                raise SystemExit(75 if signal.SIGTERM in self.stops else 130)
+            obs = self.begin_segment()
+        self.iteration_step = self.global_step
+        return obs
 
-    for signum, handler in handlers.items():
-        signal.signal(signum, handler)
-    for resource in bar, writer, envs:
-        resource.close()
-    if global_step < args.total_timesteps:
-        print(f"stopped at step {global_step}; add --resume --run-name {args.run_name} to go on")
-        raise SystemExit(75 if signal.SIGTERM in stops else 130)
-    seconds = time.perf_counter() - start
-    result = progress | {"step": global_step, "seconds": seconds, "SPS": global_step / seconds}
-    result |= {"eval_episodes": args.eval_episodes}
-    save(result_file, result)
-    return result
+    def evaluate(self, video: bool) -> None:
+        """Evaluate and log, save model.pt and, if there is to be one, a video."""
+        nets, args = self.state["nets"], self.args
+        returns, discounted = evaluate(nets.actor, args, args.eval_episodes)
+        self.check_finite({"evaluation return": returns})
+        mean, std = returns.mean(), returns.std(ddof=1) if len(returns) > 1 else 0.0
+        self.log("eval/episodic_return", mean)
+        self.log("eval/episodic_return_std", std)
+        self.log("eval/discounted_return", discounted.mean())
+        self.progress |= {"eval_step": self.global_step, "eval_episodes": len(returns)}
+        self.progress |= {"eval_mean": float(mean), "eval_std": float(std)}
+        left = (args.total_timesteps - self.global_step) / self.speed
+        self.say(
+            f"step {self.global_step:,}: return {mean:.1f} ± {std:.1f}, "
+            f"{self.speed:.0f} steps/s, {tqdm.format_interval(left)} left"
+        )
+        save(self.dir / "model.pt", nets.state_dict())
+        if args.capture_video and video:
+            evaluate(nets.actor, args, 1, self.dir / "videos" / f"step-{self.global_step}")
+
+    def finish(self) -> dict:
+        """Write result.json, the mark of a finished run, and return what it has."""
+        if (
+            self.progress.get("eval_step") != self.global_step
+        ):  # stopped there before its evaluation
+            self.evaluate(video=True)
+        if not (self.dir / "result.json").exists():
+            save(self.dir / "result.json", self.progress)
+            self.close()
+            print(
+                f"{self.dir} is finished. Its curves, its policy, more steps:\n"
+                f"  tensorboard --logdir {self.dir}\n"
+                f"  python evaluate.py {self.dir} --video {self.args.run_name}.mp4\n"
+                f"  the same command with --resume --run-name {self.args.run_name} and more steps"
+            )
+        return self.progress
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ try:
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 except BlockingIOError:
     print(f"error: another process is training in {run_dir}", file=sys.stderr)
-    raise SystemExit(2) from None
+    raise SystemExit(3) from None
 if result.exists() and json.loads(result.read_text())["step"] >= args.total_timesteps:
     print(f"{run_dir} is finished")
     raise SystemExit
