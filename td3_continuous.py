@@ -350,7 +350,7 @@ def load(path: Path) -> dict:
 class Run(ExitStack):
     """What a run needs besides its algorithm: environments, folder, log, evaluations, checkpoints.
 
-    Exit codes: 1 it went wrong, 2 bad input, 3 another process trains in the folder, 75 SIGTERM,
+    Exit codes: 1 it went wrong, 2 bad input, 3 another process trains in its folder, 75 SIGTERM,
     130 Ctrl-C.
     """
 
@@ -443,10 +443,10 @@ class Run(ExitStack):
         self.bar = tqdm(total=total, initial=self.global_step, unit=" steps", disable=None)
         for resource in self.writer, self.bar, self.envs:
             self.callback(resource.close)
-        table = "\n".join(f"|{name}|{value}|" for name, value in asdict(self.args).items())
-        self.writer.add_text("arguments", "|argument|value|\n|-|-|\n" + table, self.global_step + 1)
+        table = "".join(f"\n|{name}|{value}|" for name, value in asdict(self.args).items())
+        self.writer.add_text("arguments", "|argument|value|\n|-|-|" + table, self.global_step + 1)
         where = f"{self.device}, {self.args.torch_threads} thread(s)"
-        self.say(f"{self.dir}: steps {self.global_step:,} to {total:,} on {where}")
+        print(f"{self.dir}: steps {self.global_step:,} to {total:,} on {where}", flush=True)
         self.log_time = time.perf_counter()
         self.start_time = self.log_time - self.progress["seconds"]
         return self.begin_segment()
@@ -513,10 +513,6 @@ class Run(ExitStack):
         last = self.global_step >= self.args.total_timesteps
         return last or self.stopping or self.due(self.args.checkpoint_interval)
 
-    def say(self, line: str) -> None:
-        tqdm.write(line)  # which leaves the progress bar whole
-        sys.stdout.flush()
-
     def log(self, tag: str, value) -> None:
         self.writer.add_scalar(tag, value, self.global_step)
 
@@ -533,12 +529,15 @@ class Run(ExitStack):
             self.check_finite(metrics | dict(self.state["nets"].named_parameters()))
             for name, value in metrics.items():
                 self.log(name if "/" in name else f"losses/{name}", value.mean())
-            seconds = time.perf_counter() - self.log_time
-            self.speed = (self.global_step - self.log_step) / seconds
-            self.log("charts/SPS", self.speed)
+            speed = (self.global_step - self.log_step) / (time.perf_counter() - self.log_time)
+            self.log("charts/SPS", speed)
             self.log_step, self.log_time = self.global_step, time.perf_counter()
         if evaluating:
             self.evaluate(video=last or self.due(25 * self.args.eval_interval))
+            left = tqdm.format_interval((self.args.total_timesteps - self.global_step) / speed)
+            self.bar.clear()
+            rest = f"{speed:.0f} steps/s, {left} left"
+            print(f"step {self.global_step:,}: {self.score()}, {rest}", flush=True)
         if boundary:
             self.save_checkpoint()
             if self.stopping and not last:
@@ -561,30 +560,24 @@ class Run(ExitStack):
         self.log("eval/discounted_return", discounted.mean())
         self.progress |= {"eval_step": self.global_step, "eval_episodes": len(returns)}
         self.progress |= {"eval_mean": float(mean), "eval_std": float(std)}
-        left = (args.total_timesteps - self.global_step) / self.speed
-        self.say(
-            f"step {self.global_step:,}: return {mean:.1f} ± {std:.1f}, "
-            f"{self.speed:.0f} steps/s, {tqdm.format_interval(left)} left"
-        )
         save(self.dir / "model.pt", nets.state_dict())
         if args.capture_video and video:
             evaluate(nets.actor, args, 1, self.dir / "videos" / f"step-{self.global_step}")
 
+    def score(self) -> str:
+        return f"return {self.progress['eval_mean']:.1f} ± {self.progress['eval_std']:.1f}"
+
     def finish(self) -> dict:
         """Write result.json, the mark of a finished run, and return what it has."""
-        if (
-            self.progress.get("eval_step") != self.global_step
-        ):  # stopped there before its evaluation
-            self.evaluate(video=True)
         if not (self.dir / "result.json").exists():
+            if self.progress.get("eval_step") != self.global_step:  # stopped before its evaluation
+                self.evaluate(video=True)
             save(self.dir / "result.json", self.progress)
             self.close()
-            print(
-                f"{self.dir} is finished. Its curves, its policy, more steps:\n"
-                f"  tensorboard --logdir {self.dir}\n"
-                f"  python evaluate.py {self.dir} --video {self.args.run_name}.mp4\n"
-                f"  the same command with --resume --run-name {self.args.run_name} and more steps"
-            )
+            print(f"{self.dir} is finished at step {self.global_step:,}: {self.score()}")
+            print(f"  tensorboard --logdir {self.dir}")
+            print(f"  python evaluate.py {self.dir} --video video.mp4")
+            print(f"  more: --resume --run-name {self.args.run_name} --total-timesteps N")
         return self.progress
 
 

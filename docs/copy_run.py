@@ -1,0 +1,19 @@
+"""Copy a script's Run section into all others: python docs/copy_run.py ddpg_continuous.py."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+RULER = "# ---- Run ----\n"
+
+
+def copy_run(edited: Path, scripts: list[Path]) -> None:
+    """Replace what follows the Run ruler in each of `scripts` by what follows it in `edited`."""
+    section = edited.read_text().split(RULER)[1]
+    for script in scripts:
+        own = script.read_text().split(RULER)[0]
+        script.write_text(own + RULER + section)
+
+
+if __name__ == "__main__":
+    copy_run(Path(sys.argv[1]), sorted(ROOT.glob("*_continuous.py")))
