@@ -606,9 +606,9 @@ class Run(ExitStack):
             self.log_step, self.log_time = self.global_step, time.perf_counter()
         if evaluating:
             self.evaluate(video=last or self.due(25 * self.args.eval_interval))
-            left = tqdm.format_interval((self.args.total_timesteps - self.global_step) / speed)
+            left = max(self.args.total_timesteps - self.global_step, 0) / speed
             self.bar.clear()
-            rest = f"{speed:.0f} steps/s, {left} left"
+            rest = f"{speed:.0f} steps/s, {tqdm.format_interval(left)} left"
             print(f"step {self.global_step:,}: {self.score()}, {rest}", flush=True)
         if boundary:
             self.save_checkpoint()
