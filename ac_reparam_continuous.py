@@ -21,6 +21,7 @@ Departures from the paper:
 
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -75,9 +76,7 @@ class Args:
     compile: bool = False  # compile the losses: a slow start, then faster; needs a C++ compiler
     run_name: str | None = None  # folder in runs/ (default: <env_id>__<exp_name>__<seed>__<time>)
     resume: bool = False  # continue run --run-name from its checkpoint, or start it
-    checkpoint_interval: int = (
-        50_000  # steps between checkpoints, which cut episodes (0: at the end)
-    )
+    checkpoint_interval: int = 50_000  # steps between checkpoints, where episodes are cut (0: last)
     eval_interval: int = 10_000  # steps between evaluations (0: only at the end)
     eval_episodes: int = 10  # episodes of an evaluation, played by the deterministic policy
     capture_video: bool = False  # record an episode at every 25th evaluation and at the last
@@ -295,10 +294,12 @@ def make_envs(args, num_envs: int, video: Path | None = None) -> gym.vector.Vect
     try:
         envs = gym.make_vec(args.env_id, num_envs, "sync", options, wrappers, **kwargs)
     except Exception as error:
-        fail(f"cannot make {args.env_id} with {kwargs}: {error}")
+        own = "an environment of your own is --env-id module:Name-v0"
+        fail(f"cannot make {args.env_id} with {kwargs}: {error} ({own})")
     for space in envs.single_observation_space, envs.single_action_space:
         if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
-            fail(f"{args.env_id} has {space} where this script needs a Box of one dimension")
+            wrap = "wrap it, e.g. in gymnasium's FlattenObservation (docs/your_own_work.md)"
+            fail(f"{args.env_id} has {space}, not a Box of one dimension: {wrap}")
     if not (space.is_bounded() and np.issubdtype(space.dtype, np.floating)):
         fail(f"{args.env_id} has actions {space}, not real numbers with finite bounds")
     return envs
@@ -590,4 +591,6 @@ class Run(ExitStack):
 
 
 if __name__ == "__main__":
-    train(tyro.cli(Args))
+    # whole numbers may be written as 1e5
+    words = [re.sub(r"(?<![^=])\d+e\d+$", lambda n: f"{float(n[0]):.0f}", w) for w in sys.argv[1:]]
+    train(tyro.cli(Args, args=words, description=__doc__))
