@@ -12,8 +12,7 @@ Departures from the paper:
 1. Every `checkpoint_interval` steps the running episodes are cut, as a time limit would.
 2. Layers of 256, the action in the first; no batch norm, weight decay or special initialisation.
 3. Gaussian exploration noise, not Ornstein-Uhlenbeck; `learning_starts` random steps come first.
-4. `policy_frequency` critic updates for each one of the actor and the targets; target policy
-   smoothing, switched off by `policy_noise` 0 (both from TD3, Fujimoto et al. 2018).
+4. From TD3: delayed updates (`policy_frequency`); target policy smoothing, off at `policy_noise` 0.
 
     python ddpg_continuous.py --env-id Hopper-v4
 """

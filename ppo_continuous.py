@@ -217,7 +217,7 @@ def critic_loss(nets, data, args):
         change = (values - data.values).clamp(-args.clip_coef, args.clip_coef)
         errors = torch.max(errors, (data.values + change - data.returns) ** 2)
     value_loss = 0.5 * errors.mean()
-    return value_loss, {"value_loss": value_loss.detach()}
+    return value_loss, {"value_loss": value_loss}
 
 
 def actor_loss(nets, data, args):
@@ -234,8 +234,7 @@ def actor_loss(nets, data, args):
     entropy = policy.entropy().sum(-1).mean()
     # an estimate of KL(π_old, π) without bias and of low variance   [Schulman 2020]
     approx_kl = (ratio - 1 - log_ratio).mean()
-    metrics = {"policy_loss": policy_loss.detach(), "entropy": entropy.detach()}
-    metrics["approx_kl"] = approx_kl.detach()
+    metrics = {"policy_loss": policy_loss, "entropy": entropy, "approx_kl": approx_kl}
     metrics["clipfrac"] = (ratio != clipped).float().mean()
     return policy_loss - args.ent_coef * entropy, metrics
 
@@ -245,7 +244,7 @@ def backward(nets, data, args):
     loss, metrics = actor_loss(nets, data, args)
     value_loss, value_metrics = critic_loss(nets, data, args)
     (loss + args.vf_coef * value_loss).backward()
-    return metrics | value_metrics
+    return {name: value.detach() for name, value in (metrics | value_metrics).items()}
 
 
 # ---- Training ----
