@@ -35,8 +35,8 @@ usage: ./benchmark.sh [options] [-- arguments for every script]
                        folder and benchmark.sh's must be shared, at the same paths
   --slurm-args "..."   further arguments for sbatch, such as "--partition=long --time=8:00:00"
   --suite NAME         first part of the runs' names               (default: benchmark)
-  --dry-run            print the commands that are left to run
-  --status             print the matrix as a table
+  --dry-run            check the environments and print the commands that are left to run
+  --status             print the matrix as a table; needs no arguments for the scripts
 
 A run is runs/SUITE__SCRIPT__ENV__SEED in the current folder, and its output is train.log in there.
 Give each set of arguments for the scripts a --suite of its own. $PYTHON runs the scripts, or else
@@ -72,6 +72,7 @@ set_command() { # SCRIPT ENV SEED: $command, and $shown to paste into a shell
 
 finished() { # NAME SCRIPT: result.json has as many steps as the arguments, or the script, ask for
   local result goal=$steps number='"step"[[:space:]]*:[[:space:]]*([0-9]+)'
+  [ "$mode" != status ] || goal=${goal:-0} # or just what the run itself was asked for
   result=$(cat "runs/$1/result.json" 2>/dev/null) && [[ $result =~ $number ]] || return 1
   result=${BASH_REMATCH[1]}
   [ -n "$goal" ] || goal=$(sed -n 's/^ *total_timesteps: int = \([0-9_]*\).*/\1/p' \
@@ -106,7 +107,7 @@ supervise() { # COMMAND: run it, output to $log, pass a request to stop on to it
 }
 
 worker() { # FOLDER LINE: take a cell to its end, or as far as a request to stop lets it
-  local script seed env before state text n left code=0 asked='' began=$SECONDS
+  local script seed env state text n left code=0 asked='' began=$SECONDS
   launch=$1 line=$2
   # shellcheck source=/dev/null
   . "$launch/settings" && cd "$root" || exit 1
@@ -256,6 +257,20 @@ IFS=,
 for script in $scripts; do
   case ,$known, in *,"$script",*) ;; *) die 2 "no script '$script', only $known" ;; esac
 done
+if [ "$mode" = dry-run ]; then
+  command -v "$python" >/dev/null || die 3 "there is no $python"
+  check='import sys
+sys.path[0] = sys.argv[1]  # as for the scripts
+import gymnasium
+gymnasium.logger.min_level = gymnasium.logger.ERROR
+for env_id in sys.argv[2:]:
+    try:
+        gymnasium.make(env_id).close()
+    except Exception as error:
+        sys.exit(f"error: cannot make {env_id}: {error}")'
+  # shellcheck disable=SC2086 # several ids
+  "$python" -c "$check" "$here" $env_ids >/dev/null || exit 2
+fi
 # every cell gets its first seed before any gets its second
 cells=$(
   for ((seed = start_seed; seed < start_seed + seeds; seed++)); do

@@ -233,22 +233,32 @@ def test_without_arguments_it_tells_a_small_matrix_and_runs_it(matrix):
 
 
 def test_dry_run_prints_commands_that_work(matrix):
-    flags = "--scripts", "td3,ddpg", "--env-ids", "A-v1,my envs/B; touch c", "--seeds", 2
+    entry = "gymnasium.envs.classic_control:PendulumEnv"
+    source = f"import gymnasium\ngymnasium.register('ns/B-v1', '{entry}')\n"
+    (matrix.code / "own.py").write_text(source)
+    flags = "--scripts", "td3,ddpg", "--env-ids", "Hopper-v4,own:ns/B-v1", "--seeds", 2
     done = matrix.run(*flags, "--dry-run", "--", "--total-timesteps", 3)
     commands = [shlex.split(line) for line in done.out.splitlines()]
     assert done.returncode == 0
     assert len(commands) == 8
     assert not matrix.run_dirs()
     assert commands[2][1:] == [
-        *(str(matrix.code / "td3_continuous.py"), "--env-id", "my envs/B; touch c"),
+        *(str(matrix.code / "td3_continuous.py"), "--env-id", "own:ns/B-v1"),
         *("--seed", "1", "--torch-threads", "1", "--resume"),
-        *("--run-name", "benchmark__td3__my-envs-B--touch-c__1", "--total-timesteps", "3"),
+        *("--run-name", "benchmark__td3__own-ns-B-v1__1", "--total-timesteps", "3"),
     ]
     line = done.out.splitlines()[2]
     subprocess.run(["bash", "-c", line], check=True, cwd=matrix.folder)
-    assert matrix.results() == {"benchmark__td3__my-envs-B--touch-c__1"}
+    assert matrix.results() == {"benchmark__td3__own-ns-B-v1__1"}
     done = matrix.run(*flags, "--dry-run", "--", "--total-timesteps", 3)
     assert len(done.out.splitlines()) == 7  # what is left
+
+
+@pytest.mark.parametrize("env_id", ["Hoper-v4", "Hopper-v9", "nowhere:Hopper-v4", "a b"])
+def test_dry_run_tells_a_misspelt_environment(matrix, env_id):
+    done = matrix.run("--env-ids", f"Hopper,{env_id}", "--dry-run")
+    assert (done.returncode, done.out) == (2, "")
+    assert re.fullmatch(f"error: cannot make {env_id}: .+\n", done.err)
 
 
 def test_first_seed_of_all_cells_comes_before_the_second_of_any(matrix):
@@ -456,6 +466,7 @@ def test_run_already_going_with_other_arguments(matrix):
     wait_for_starts(matrix, 1)
     done = matrix.run(*flags, 0.2)
     assert done.returncode == 1
+    assert "failed with exit code 3" in done.out
     assert "error: another process is training in" in done.out
     assert matrix.finish(first).returncode == 0
     done = matrix.run(*flags, 0.2)
@@ -545,43 +556,45 @@ def test_killed_engine(matrix, backend):
     assert len(matrix.events("end")) == 2  # they could save
 
 
+def train_by_hand(matrix, flags):
+    """Start the first cell, and stop its time: it holds the lock until SIGCONT."""
+    line = matrix.run(*flags, "--dry-run").out.splitlines()[0]
+    by_hand = subprocess.Popen(shlex.split(line), cwd=matrix.folder)
+    wait_for_starts(matrix, 1)
+    by_hand.send_signal(signal.SIGSTOP)
+    return by_hand, matrix.folder / "runs/benchmark__ddpg__Hopper-v4__1/train.log"
+
+
+def wait_until_it_waits(log):
+    wait_for(lambda: log.exists() and "error: another process is training in" in log.read_text())
+
+
 def test_run_already_going(matrix):
     """Someone trains one of the cells by hand."""
     flags = "--scripts", "ddpg,td3", "--seeds", 1, "--jobs", 2
-    line = matrix.run(*flags, "--dry-run").out.splitlines()[0]
-    by_hand = subprocess.Popen(
-        shlex.split(line), cwd=matrix.folder, env=os.environ | {"STEP_TIME": "0.2"}
-    )
-    wait_for_starts(matrix, 1)
-    done = matrix.run(*flags, STEP_TIME=0)
+    by_hand, log = train_by_hand(matrix, flags)
+    launcher = matrix.start(*flags, STEP_TIME=0)
+    wait_until_it_waits(log)
+    by_hand.send_signal(signal.SIGCONT)
+    done = matrix.finish(launcher)
     assert by_hand.wait() == 0
     assert done.returncode == 0
     assert done.out.count("[ok]") == 2
     assert len(matrix.events("start")) == 2
-    log = (matrix.folder / "runs/benchmark__ddpg__Hopper-v4__1/train.log").read_text()
-    assert "error: another process is training in" in log
 
 
 def test_run_already_going_is_killed(matrix):
     """Whoever waits for it then goes on with it; a stop while waiting leaves it alone."""
     flags = "--scripts", "ddpg", "--seeds", 1
-    line = matrix.run(*flags, "--dry-run").out
-    env = os.environ | {"STEP_TIME": "0.5"}
-    by_hand = subprocess.Popen(shlex.split(line), cwd=matrix.folder, env=env)
-    wait_for_starts(matrix, 1)
-    log = matrix.folder / "runs/benchmark__ddpg__Hopper-v4__1/train.log"
-
-    def waits():
-        return log.exists() and "another process" in log.read_text()
-
+    by_hand, log = train_by_hand(matrix, flags)
     launcher = matrix.start(*flags)
-    wait_for(waits)
+    wait_until_it_waits(log)
     launcher.terminate()
     assert matrix.finish(launcher).returncode == 143
     assert by_hand.poll() is None
     log.unlink()
     launcher = matrix.start(*flags)
-    wait_for(waits)
+    wait_until_it_waits(log)
     by_hand.kill()
     by_hand.wait()
     assert matrix.finish(launcher).returncode == 0
@@ -610,6 +623,14 @@ def test_status(matrix):
         ["1 of 8 finished"],
     ]
     assert len(matrix.events("start")) == 2  # none by --status
+
+
+def test_status_knows_what_each_run_was_asked_for(matrix):
+    flags = "--scripts", "ddpg,td3", "--seeds", 1
+    matrix.run(*flags, "--", "--total-timesteps", 3, "--learning-rate", 0.1, STEP_TIME=0)
+    assert matrix.run(*flags, "--status").out.endswith("2 of 2 finished\n")
+    done = matrix.run(*flags, "--status", "--", "--total-timesteps", 4)
+    assert done.out.endswith("0 of 2 finished\n")
 
 
 @both
