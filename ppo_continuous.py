@@ -63,9 +63,7 @@ class Args:
     ent_coef: float = 0.0  # weight of the policy's entropy in the objective
     vf_coef: float = 0.5  # weight of the critic's loss
     max_grad_norm: float = 0.5  # largest norm of the gradient of all parameters
-    target_kl: float | None = (
-        None  # end the passes once the policy has moved this far (None: never)
-    )
+    target_kl: float | None = None  # end the passes once the policy has moved this far
     # every run
     exp_name: str = Path(__file__).stem  # name of this experiment
     seed: int = 1  # seed of every random generator
@@ -161,13 +159,11 @@ class Rollout:
     """What each environment did in `num_steps` steps: arrays (num_steps, num_envs, ...)."""
 
     def __init__(self, num_steps, num_envs, obs_dim, act_dim):
-        self.observations = np.zeros((num_steps, num_envs, obs_dim))
-        self.next_observations = np.zeros((num_steps, num_envs, obs_dim))
-        self.actions = np.zeros((num_steps, num_envs, act_dim), np.float32)
-        self.rewards = np.zeros((num_steps, num_envs))
-        self.discounted_returns = np.zeros((num_steps, num_envs))
-        self.terminations = np.zeros((num_steps, num_envs), bool)
-        self.dones = np.zeros((num_steps, num_envs), bool)
+        shape = num_steps, num_envs
+        self.observations, self.next_observations = np.zeros((2, *shape, obs_dim))
+        self.actions = np.zeros((*shape, act_dim), np.float32)
+        self.rewards, self.discounted_returns = np.zeros((2, *shape))
+        self.terminations, self.dones = np.zeros((2, *shape), bool)
 
 
 class Batch(NamedTuple):
