@@ -63,9 +63,7 @@ class Args:
     steps_per_iteration: int = 1_000  # environment steps of an iteration
     updates_per_iteration: int = 1_000  # critic updates after the steps of an iteration
     entropy_coef: float = 0.0  # weight of the policy's entropy in the actor's objective
-    estimator: Literal["pathwise", "score"] = (
-        "pathwise"  # through the sample, or its log-probability
-    )
+    estimator: Literal["pathwise", "score"] = "pathwise"  # kind of the actor's gradient
     # every run
     exp_name: str = Path(__file__).stem  # name of this experiment
     seed: int = 1  # seed of every random generator
