@@ -1,0 +1,62 @@
+"""The code that docs/your_own_work.md prints does what the page says."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from conftest import OWN, QUICK, ROOT
+
+import ddpg_continuous as ddpg
+import evaluate
+
+SHORT = QUICK | {"env_id": "toy/Regulator-v0", "total_timesteps": 120}
+PAGE = (ROOT / "docs" / "your_own_work.md").read_text()
+
+
+def block(text: str) -> str:
+    """Return the Python block of the page that contains `text`."""
+    blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    (found,) = [code for code in blocks if text in code]
+    return found
+
+
+def test_policy_plays_as_the_evaluations_do(script, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = script.Args(**SHORT | OWN[script.__name__] | {"run_name": "cheetah-2"})
+    result = script.train(args)
+
+    code = block("def policy").replace("ddpg_continuous", script.__name__)
+    names = {}
+    exec(code.replace("HalfCheetah-v4", args.env_id), names)
+    env, returns = names["env"], []
+    for seed in np.random.SeedSequence([args.seed, 0, 1]).generate_state(args.eval_episodes):
+        obs, _ = env.reset(seed=int(seed))
+        rewards, done = [], False
+        while not done:
+            obs, reward, terminated, truncated, _ = env.step(names["policy"](obs))
+            rewards.append(reward)
+            done = terminated or truncated
+        returns.append(sum(rewards))
+    assert np.mean(returns) == pytest.approx(result["eval_mean"], rel=1e-4)
+
+
+def test_own_environment_trains_and_is_filmed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_envs.py").write_text(block("class Reach"))
+    settings = {"env_id": "my_envs:Reach-v0", "run_name": "reach", "capture_video": True}
+    ddpg.train(ddpg.Args(**SHORT | OWN["ddpg_continuous"] | settings))
+    assert (tmp_path / "runs/reach/videos/step-120-episode-0.mp4").stat().st_size > 0
+
+
+def test_changed_copy_is_evaluated(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    copy = tmp_path / "my_ddpg.py"
+    copy.write_text((ROOT / "ddpg_continuous.py").read_text())
+    script = evaluate.load_script(copy)
+    result = script.train(script.Args(**SHORT | OWN["ddpg_continuous"] | {"run_name": "changed"}))
+    run = tmp_path / "runs/changed"
+    assert json.loads((run / "args.json").read_text())["script"] == "my_ddpg.py"
+    (played,) = evaluate.main(evaluate.Args((run,), script=copy))
+    assert played["mean"] == pytest.approx(result["eval_mean"])
