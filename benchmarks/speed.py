@@ -7,6 +7,7 @@ Prints one table; docs/performance.md defines its figures.
 
 import contextlib
 import importlib
+import io
 import re
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import median, quantiles
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -33,18 +35,12 @@ WARM_UP = 1_000
 
 @dataclass
 class Options:
-    script: tyro.conf.Positional[str] = "ddpg_continuous"
-    """the script to measure, without .py"""
-    env_id: str = "HalfCheetah-v4"
-    """id of the environment"""
-    threads: int = 1
-    """CPU threads of PyTorch (the last line of the table measures two against one)"""
-    compile: bool = False
-    """measure the script with its --compile"""
-    steps: int = 2_000
-    """environment steps of a measurement"""
-    repeats: int = 5
-    """measurements of each kind; the table shows medians"""
+    script: tyro.conf.Positional[str] = "ddpg_continuous"  # the script to measure, without .py
+    env_id: str = "HalfCheetah-v4"  # id of the environment
+    threads: int = 1  # CPU threads of PyTorch (the table's last line measures two against one)
+    compile: bool = False  # measure the script with its --compile
+    steps: int = 2_000  # environment steps of a measurement
+    repeats: int = 5  # measurements of each kind, at least 2; the table shows medians
 
 
 def run(module, options, timesteps, **changes):
@@ -52,7 +48,8 @@ def run(module, options, timesteps, **changes):
     fixed = dict(cuda=False, learning_starts=WARM_UP, eval_interval=0, checkpoint_interval=0)
     own = dict(env_id=options.env_id, torch_threads=options.threads, compile=options.compile)
     args = module.Args(total_timesteps=timesteps, eval_episodes=1, **(fixed | own | changes))
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+    silent = contextlib.redirect_stdout(io.StringIO())
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), silent:
         start = time.perf_counter()
         module.train(args)
         return time.perf_counter() - start
@@ -217,14 +214,14 @@ def split(module, options, block=200):
     def after_step(optimizer, *_):
         if part == "actor update":
             begin("act, log")
-        else:  # `step` starts at WARM_UP, which is even
+        else:  # `update` starts at WARM_UP, which is even
             begin("actor update" if updates % 2 else "act, log")
 
     critics = sum(name.startswith("qf") for name in dir(module.Networks(1, 1, [-1], [1]))) // 2
     patches = dict(
         make_envs=make_envs,
         ReplayBuffer=TimedReplayBuffer,
-        update_targets=within("Polyak", module.update_targets),
+        polyak_update=within("Polyak", module.polyak_update),
     )
     original = {name: getattr(module, name) for name in patches}
     hook = after_optimizer_step(after_step)
@@ -245,28 +242,29 @@ def updates_alone(module, options, block=50):
     space = envs.single_action_space
     obs_dim, act_dim = envs.single_observation_space.shape[0], space.shape[0]
     nets = module.Networks(obs_dim, act_dim, space.low, space.high)
-    critics = [net for name, net in nets.named_children() if re.fullmatch(r"qf\d", name)]
-    q_parameters = [parameter for net in critics for parameter in net.parameters()]
-    actor_parameters = list(nets.actor.parameters())
+    critics = [name for name, _ in nets.named_children() if re.fullmatch(r"qf\d", name)]
+    pairs = [(getattr(nets, name), getattr(nets, f"{name}_target")) for name in critics]
+    q_parameters = [parameter for qf, _ in pairs for parameter in qf.parameters()]
     q_optimizer = torch.optim.Adam(q_parameters, lr=3e-4, fused=True)
-    actor_optimizer = torch.optim.Adam(actor_parameters, lr=3e-4, fused=True)
+    actor_optimizer = torch.optim.Adam(nets.actor.parameters(), lr=3e-4, fused=True)
+    pairs.append((nets.actor, nets.target_actor))
     obs, next_obs, flags = torch.randn(256, obs_dim), torch.randn(256, obs_dim), torch.zeros(256, 1)
     actions, rewards = torch.rand(256, act_dim) * 2 - 1, torch.randn(256, 1)
     data, args = ReplayBufferSamples(obs, actions, next_obs, flags, rewards), module.Args()
-    differentiate = module.backward
-    if options.compile:
-        torch._dynamo.config.trace_autograd_ops = True
-        differentiate = torch.compile(module.backward, fullgraph=True)
+    functions = module.critic_backward, module.actor_backward
+    run = SimpleNamespace(args=options)
+    critic_gradient, actor_gradient = (module.Run.compile(run, f) for f in functions)
 
     def update():
         for _ in range(2):
             q_optimizer.zero_grad()
-            differentiate(module.critic_loss, q_parameters, nets, data, args)
+            critic_gradient(nets, data, args)
             q_optimizer.step()
         actor_optimizer.zero_grad()
-        differentiate(module.actor_loss, actor_parameters, nets, data, args)
+        actor_gradient(nets, data, args)
         actor_optimizer.step()
-        module.update_targets(nets, args.tau)
+        for net, target in pairs:
+            module.polyak_update(net, target, args.tau)
 
     critic, actor = matrix_products(obs_dim, act_dim, len(critics))
 

@@ -7,6 +7,7 @@ start-up, compiling and the last evaluation cancel; the two take turns in one pr
 """
 
 import contextlib
+import io
 import sys
 import tempfile
 import time
@@ -27,14 +28,10 @@ ROLLOUT = 2048
 
 @dataclass
 class Options:
-    env_id: str = "Hopper-v4"
-    """id of the environment"""
-    compile: bool = False
-    """measure the script with its --compile"""
-    rollouts: int = 4
-    """rollouts by which the long runs exceed the short ones"""
-    repeats: int = 5
-    """pairs of measurements; the table shows medians"""
+    env_id: str = "Hopper-v4"  # id of the environment
+    compile: bool = False  # measure the script with its --compile
+    rollouts: int = 4  # rollouts by which the long runs exceed the short ones
+    repeats: int = 5  # pairs of measurements; the table shows medians
 
 
 def run(module, options, timesteps):
@@ -47,7 +44,8 @@ def run(module, options, timesteps):
         checkpoint_interval=0,
         **fixed,
     )
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+    silent = contextlib.redirect_stdout(io.StringIO())
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), silent:
         start = time.perf_counter()
         module.train(args)
         return time.perf_counter() - start
