@@ -6,24 +6,26 @@
 """Learning curves of many runs with 95 % intervals, a table and a comparison of the scripts.
 
 Statistics as in Agarwal et al. 2021, arXiv:2108.13264, and their rliable: interquartile mean over
-seeds, percentile intervals of the stratified bootstrap.
+seeds, percentile intervals of the stratified bootstrap. Standard deviations divide by n - 1.
 
-1. Runs of one script and environment are seeds of one curve. If they differ in an argument that is
-   not one of SAME, they are curves of their own, named by it; if in `max_episode_steps`, panels. Of
-   two runs with the same seed the longer one counts, the later named if they are equally long.
+1. Runs of one script and environment are the seeds of one curve. An argument that differs between
+   them and is not one of SAME splits the curve, and is named with every curve that has it;
+   `max_episode_steps` splits the panel. Of two runs with the same seed the longer one counts.
 2. A run is interpolated linearly between its evaluations, never continued after its last. A curve
-   is dotted where not all its seeds have got. Fewer than MIN_SEEDS have no interval; that of three
-   is their range.
-3. A run that was killed or still runs counts up to its last evaluation, and stderr names it: to
-   leave it out would favour those that went well. One without an evaluation is passed over.
-4. Hours are those of training: a resumed run goes on from the hours at its checkpoint, without the
-   pause and without the work that the kill undid.
+   is dotted where some of its seeds have not got that far. Fewer than MIN_SEEDS have no interval;
+   that of three is their range.
+3. A run that is not finished counts up to its last evaluation, and stderr names it: to leave it out
+   would favour those that went well. One without an evaluation is passed over.
+4. Hours are those of training, without pauses and without work that was lost.
 5. Tags other than eval/* are averaged over bins of `bin_steps` steps, each put at its end.
 
-Written to `out`: curves, table, and the data as curves.csv, which can be given instead of the runs,
-or beside others: it does not know all arguments of its runs, so these never join a curve of runs
-that are read from their folders. Where at least two scripts have MIN_SEEDS seeds in the same
-environments (see `comparable`): profile and improvement.
+Written to `out`: curves, table, and the data as curves.csv, which can be given instead of the runs
+or beside others. It does not know all arguments of its runs, so they never join the curves of runs
+that are read from their folders. Also, where the runs allow it:
+- overestimation: the critic's Q of the replay buffer's actions beside the discounted return of the
+  evaluations. They average over different states: compare how they move.
+- comparison: of scripts with MIN_SEEDS seeds in the same environments (see `comparable`), if any
+  two of them can be told apart: the 95 % interval of P(X > Y) leaves out 0.5.
 
     python plot.py runs
 """
@@ -34,11 +36,11 @@ import re
 import struct
 import sys
 from collections import defaultdict
-from dataclasses import dataclass
-from itertools import combinations, groupby
+from dataclasses import dataclass, replace
+from itertools import combinations, cycle, groupby
 from math import ceil
 from pathlib import Path
-from textwrap import fill
+from textwrap import fill, wrap
 from typing import Literal, NamedTuple
 
 import matplotlib
@@ -60,6 +62,7 @@ MIN_SEEDS = 3  # for an interval
 STEP, HOURS, MEAN = range(3)  # columns of a run's points
 NAMES = {"eval/episodic_return": "evaluation return"}
 NAMES |= {"charts/episodic_return": "return of training episodes"}
+VALUES = {"losses/qf1_values": "Q(s, a)", "eval/discounted_return": "discounted return"}
 PUBLISHED = Path(__file__).parent / "results" / "published.csv"
 # Okabe and Ito's colours, which the colour-blind can tell apart; the markers do so in grey
 STYLES = {"ddpg": ("#0072B2", "o"), "td3": ("#D55E00", "s"), "ppo": ("#009E73", "^")}
@@ -72,20 +75,13 @@ LOOK |= {"grid.alpha": 0.3, "legend.frameon": False, "savefig.dpi": 150, "svg.ha
 # ---- Config ----
 @dataclass
 class Args:
-    runs: tyro.conf.Positional[tuple[Path, ...]]
-    """folders of runs, folders of such folders, or CSV files that this script wrote"""
-    out: Path = Path("plots")
-    """folder for the figures, the table and the data"""
-    tag: str = "eval/episodic_return"
-    """what to draw, a TensorBoard tag"""
-    x: Literal["step", "hours"] = "step"
-    """horizontal axis: environment steps or hours of training"""
-    log_x: bool = False
-    """make the horizontal axis logarithmic"""
-    bin_steps: int = 10_000
-    """steps over which tags other than eval/* are averaged"""
-    table_steps: tuple[int, ...] = (100_000, 300_000, 1_000_000)
-    """steps that the table has, besides each run's last"""
+    runs: tyro.conf.Positional[tuple[Path, ...]]  # run folders, folders of those, or curves.csv
+    out: Path = Path("plots")  # folder for the figures, the table and the data
+    tag: str = "eval/episodic_return"  # what to draw, a TensorBoard tag
+    x: Literal["step", "hours"] = "step"  # horizontal axis: environment steps or hours of training
+    log_x: bool = False  # make the horizontal axis logarithmic
+    bin_steps: int = 10_000  # steps over which tags other than eval/* are averaged
+    table_steps: tuple[int, ...] = (100_000, 300_000, 1_000_000)  # rows of the table
 
 
 # ---- Reading ----
@@ -96,6 +92,7 @@ class Run(NamedTuple):
     max_episode_steps: str
     seed: int
     points: np.ndarray  # (evaluations, 4): step, hours, mean, std
+    values: dict[str, np.ndarray] = {}  # points of the tags VALUES, if the run has both
 
     def at(self, x, axis=STEP):
         """Return the mean at these steps or hours, interpolated; NaN where the run has none."""
@@ -130,17 +127,17 @@ def read_events(path: Path):
         start = end + 4
 
 
-def read_scalars(run_dir: Path) -> list[tuple[int, float, str, float]]:
-    """Return step, hours, tag and value of each scalar in a run's event files."""
+def read_scalars(run_dir: Path) -> list[tuple[str, int, float, float]]:
+    """Return tag, step, hours and value of each scalar in a run's event files."""
     files, scalars = [list(read_events(p)) for p in run_dir.glob("events.out.tfevents.*")], []
     for events in sorted(filter(None, files), key=lambda events: events[0].wall_time):
         for event in events:
             if event is events[0] or event.HasField("session_log"):
                 if event.HasField("session_log"):  # what a kill undid comes again
-                    scalars = [scalar for scalar in scalars if scalar[0] < event.step]
-                start, before = event.wall_time, scalars[-1][1] if scalars else 0.0
+                    scalars = [scalar for scalar in scalars if scalar[1] < event.step]
+                start, before = event.wall_time, scalars[-1][2] if scalars else 0.0
             hours = before + (event.wall_time - start) / 3600
-            scalars += [(event.step, hours, v.tag, v.simple_value) for v in event.summary.value]
+            scalars += [(v.tag, event.step, hours, v.simple_value) for v in event.summary.value]
     return scalars
 
 
@@ -150,12 +147,26 @@ def average(points: np.ndarray, width: int) -> np.ndarray:
     for i in np.unique(bins):
         part = points[bins == i]
         step, values = min(i * width, points[-1, STEP]), part[:, MEAN]
-        averages.append((step, part[-1, HOURS], values.mean(), values.std()))
-    return np.array(averages)
+        std = values.std(ddof=1) if len(values) > 1 else np.nan
+        averages.append((step, part[-1, HOURS], values.mean(), std))
+    return np.array(averages).reshape(-1, 4)
 
 
-def read_run(run_dir: Path, args: Args) -> tuple[dict, np.ndarray]:
-    """Return a run's own arguments and its points; a ValueError says why there are none."""
+def select(scalars, tag: str, bin_steps: int) -> np.ndarray:
+    """Return the points of a tag, with as few digits as name a float32 and 0.04 s: a small CSV."""
+    stds = {step: value for name, step, _, value in scalars if name == f"{tag}_std"}
+    points = [(*p, stds.get(p[0], np.nan)) for name, *p in scalars if name == tag]
+    points = [point for point in points if np.isfinite(point[MEAN])]
+    points = np.array(points).reshape(-1, 4)
+    if not tag.startswith("eval/"):
+        points = average(points, bin_steps)
+    points[:, HOURS] = points[:, HOURS].round(5)
+    points[:, MEAN:] = np.float32(points[:, MEAN:]).astype(str).astype(float)
+    return points
+
+
+def read_run(run_dir: Path, args: Args) -> tuple[dict, np.ndarray, dict]:
+    """Return a run's arguments, points and values; a ValueError says why there are none."""
     try:
         own = json.loads((run_dir / "args.json").read_text())
         own |= {"script": own["exp_name"].removesuffix("_continuous"), "env_id": str(own["env_id"])}
@@ -163,44 +174,35 @@ def read_run(run_dir: Path, args: Args) -> tuple[dict, np.ndarray]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"its args.json can't be used, {error!r}") from None
     scalars = read_scalars(run_dir)
-    stds = {step: value for step, _, tag, value in scalars if tag == args.tag + "_std"}
-    points = [
-        (s, h, v, stds.get(s, np.nan)) for s, h, t, v in scalars if t == args.tag and np.isfinite(v)
-    ]
-    if not points:
+    points = select(scalars, args.tag, args.bin_steps)
+    if not len(points):
         raise ValueError(f"no {args.tag} in event files")
-    points = np.array(points)
-    if not args.tag.startswith("eval/"):
-        points = average(points, args.bin_steps)
     if not (run_dir / "result.json").exists():
         say(f"{run_dir} is not finished: used up to step {points[-1, STEP]:.0f}")
-    # events hold float32; as few digits as name them, and 0.04 s, keep the CSV small
-    points[:, HOURS] = points[:, HOURS].round(5)
-    points[:, MEAN:] = [[float(str(v)) for v in row] for row in np.float32(points[:, MEAN:])]
-    return own, points
+    values = {tag: select(scalars, tag, args.bin_steps) for tag in VALUES}
+    return own, points, values if all(map(len, values.values())) else {}
 
 
-def name_variants(found: list[tuple[dict, np.ndarray]]) -> list[Run]:
-    """Make runs; `variant` names the arguments in which those of one environment differ."""
-    groups, runs = defaultdict(list), []
-    for own, points in found:
-        groups[own["script"], own["env_id"], own["limit"]].append((own, points))
-    for (script, env_id, limit), group in groups.items():
-        values = defaultdict(set)
-        for own, _ in group:
-            # a learning rate that falls to 0 at the end depends on where the end is
-            free = SAME - {"total_timesteps"} if own.get("anneal_lr") else SAME
-            for name in own.keys() - free:
-                values[name].add(str(own[name]))
-        differ = sorted(name for name in values if len(values[name]) > 1)
-        for own, points in group:
-            variant = " ".join(f"{name}={own.get(name)}" for name in differ)
-            runs.append(Run(script, variant, env_id, limit, own["seed"], points))
+def name_variants(found: list[tuple[dict, np.ndarray, dict]]) -> list[Run]:
+    """Make runs; `variant` has the arguments that differ between any runs of one curve."""
+
+    def free(own):
+        # a learning rate that falls to 0 at the end depends on where the end is
+        return own.keys() - (SAME - {"total_timesteps"} if own.get("anneal_lr") else SAME)
+
+    groups, runs = defaultdict(lambda: defaultdict(set)), []
+    for own, *_ in found:
+        for name in free(own):
+            groups[own["script"], own["env_id"], own["limit"]][name].add(str(own[name]))
+    differ = {name for group in groups.values() for name in group if len(group[name]) > 1}
+    for own, *data in found:
+        variant = " ".join(f"{name}={own[name]}" for name in sorted(differ & free(own)))
+        runs.append(Run(own["script"], variant, own["env_id"], own["limit"], own["seed"], *data))
     return runs
 
 
 def header(tag: str) -> list[str]:
-    return [*Run._fields[:-1], "step", "hours", tag, f"{tag}_std"]
+    return [*Run._fields[:5], "step", "hours", tag, f"{tag}_std"]
 
 
 def read_csv(path: Path, tag: str) -> list[Run]:
@@ -214,17 +216,13 @@ def read_csv(path: Path, tag: str) -> list[Run]:
     ]
     for run in runs:
         if run.points.shape[1] != 4 or not np.isfinite(run.points[:, : MEAN + 1]).all():
-            raise ValueError(
-                f"{run.script} seed {run.seed} has a row that is cut off or not finite"
-            )
+            raise ValueError(f"{run.script} seed {run.seed} has a row cut off or not finite")
     return runs
 
 
 def write_csv(path: Path, *rows) -> None:
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
-    temporary.replace(path)
 
 
 def read(args: Args) -> list[Run]:
@@ -251,7 +249,7 @@ def read(args: Args) -> list[Run]:
             run = run._replace(variant=f"{run.variant} (CSV)".strip())
         own.append(run)
     for run in own:
-        name, other = run[:-1], kept.get(run[:-1])
+        name, other = run[:5], kept.get(run[:5])
         if other:
             say(f"{' '.join(map(str, filter(None, name)))} is there twice: the longer one counts")
         if not other or other.points[-1, STEP] <= run.points[-1, STEP]:
@@ -284,7 +282,7 @@ def aggregate(runs: list[Run], axis: int) -> np.ndarray:
     """Return (5, n): steps or hours, number of seeds that have got there, IQM, its interval."""
     x = np.unique(np.concatenate([run.points[:, axis] for run in runs]))
     if axis == HOURS:  # no two runs share one
-        x = np.linspace(x[0], x[-1], 200)
+        x = np.unique(np.linspace(x[0], x[-1], 200))
     values = np.array([run.at(x, axis) for run in runs])  # (seeds, n)
     there, curve = ~np.isnan(values), np.full((5, len(x)), np.nan)
     curve[:2] = x, there.sum(0)
@@ -337,100 +335,105 @@ def improvement(*scores, axis=-1):
 
 # ---- Figures ----
 def styles(panels) -> dict[str, dict]:
-    """Return how to draw each curve: in its script's colour, else in one that is free."""
-    labels, used = {label for curves in panels.values() for label in curves}, {}
-    for label in sorted(labels, key=lambda label: (label not in STYLES, label)):
-        own = [STYLES[script] for script in label.split()[:1] if script in STYLES]
-        free = [style for style in own + OTHER_STYLES if style not in used.values()]
-        used[label] = (free or OTHER_STYLES)[0]
-    look = {"lw": 2, "markersize": 7, "markeredgecolor": "white"}
-    return {
-        label: look | {"color": color, "marker": marker, "markevery": (0.03 * i, 0.15)}
-        for i, (label, (color, marker)) in enumerate(sorted(used.items()))
-    }
+    """Return how to draw each curve: the first of a script in its colour, the rest in others."""
+    free, others, looks = dict(STYLES), cycle(OTHER_STYLES), {}
+    for i, label in enumerate(sorted({label for curves in panels.values() for label in curves})):
+        color, marker = free.pop(label.split()[0], None) or next(others)
+        looks[label] = {"color": color, "marker": marker, "markevery": (0.03 * i, 0.15)}
+        looks[label] |= {"lw": 2, "markersize": 7, "mec": "white"}
+    return looks
 
 
 def draw_curves(panels, look, args: Args) -> Figure:
-    """Draw a panel for each environment, and one legend."""
+    """Draw a panel for each environment, and the legend in the grid's next cell."""
     axis, seeds = HOURS if args.x == "hours" else STEP, defaultdict(set)
-    columns = min(3, len(panels))
-    rows = ceil(len(panels) / columns)
-    figure = Figure((4 * columns + 0.8, 3.3 * rows + 1.3), layout="constrained")
+    columns = 2 if len(panels) in (1, 3) else 3
+    rows = ceil((len(panels) + 1) / columns)
+    figure = Figure((4.4 * columns, 3.7 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    for i, (ax, (title, curves)) in enumerate(zip(axes, panels.items(), strict=False)):
+    for ax, (title, curves) in zip(axes, panels.items(), strict=False):
+        ends = {}
         for label, runs in sorted(curves.items()):
             color, (x, there, middle, low, high) = look[label]["color"], aggregate(runs, axis)
-            ax.fill_between(x, low, high, color=color, alpha=0.2, lw=0)
+            alone = {"markevery": 1} if len(x) == 1 else {}
+            ax.fill_between(x, low, high, color=color, alpha=0.2, lw=4 if alone else 0)
             for run in runs if 1 < len(runs) < MIN_SEEDS else []:
                 ax.plot(*run.points[:, [axis, MEAN]].T, color=color, lw=0.8, alpha=0.6)
             ax.plot(x, np.where(there == len(runs), middle, np.nan), color=color, lw=2)
-            ax.plot(x, middle, ls=":", **look[label])
+            ax.plot(x, middle, ls=":", **look[label] | alone)
             seeds[label].add(len(runs))
-        ax.set_title(title.replace(", ", "\n"))
+            ends[label] = x[-1]
         if args.log_x:
             ax.set_xscale("log")
             ax.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
             ax.xaxis.set_minor_formatter(NullFormatter())
+        early = [k for k, end in ends.items() if end < max(ends.values()) / 2]
+        note = "; ".join(f"{k} ends at {round(ends[k], 2):,.10g}" for k in early)
+        ax.set_title("\n".join([*title.split(", "), *wrap(note, 40)]), fontsize=12)
         ax.xaxis.set_major_formatter(EngFormatter(sep="") if axis == STEP else "{x:g}")
-        if i + columns >= len(panels):
-            ax.set_xlabel("environment steps" if axis == STEP else "hours of training")
-        if i % columns == 0:
-            ax.set_ylabel(NAMES.get(args.tag, args.tag))
-    for ax in axes[len(panels) :]:
-        ax.remove()
+        ax.set_xlabel("environment steps" if axis == STEP else "hours of training")
+        ax.set_ylabel(NAMES.get(args.tag, args.tag))
     lines = {}
     for label, numbers in sorted(seeds.items()):
         number = " to ".join(f"{number}" for number in sorted({min(numbers), max(numbers)}))
         plural = "s" if max(numbers) > 1 else ""
-        lines[f"{label}, {number} seed{plural}"] = Line2D([], [], **look[label])
+        lines[fill(f"{label}, {number} seed{plural}", 40)] = Line2D([], [], **look[label])
     note = "line: interquartile mean; band: its 95 % bootstrap interval; "
-    note += f"thin: each seed, if fewer than {MIN_SEEDS}; dotted: not all seeds have got there"
-    place = {"loc": "outside lower center", "ncols": columns, "title_fontsize": 11}
-    figure.legend(lines.values(), lines, title=fill(note, 48 * columns), **place)
+    note += f"thin: each seed, if fewer than {MIN_SEEDS}; dotted: some seeds have not got that far"
+    for ax in axes[len(panels) :]:
+        ax.axis("off")
+    small = {"title": fill(note, 40), "title_fontsize": 10, "fontsize": 10}
+    axes[len(panels)].legend(lines.values(), lines, loc="center", **small)
     return figure
 
 
-def captioned(height: float, steps: dict[str, float]) -> Figure:
-    figure = Figure((6.4, height), layout="constrained")
+def draw_overestimation(runs: list[Run], look, args: Args) -> Figure:
+    """Draw what the critic expects, with hollow markers, beside what the policy then gets."""
+    panels = arrange(
+        run._replace(variant=f"{run.variant} {name}".strip(), points=run.values[tag])
+        for run in runs
+        for tag, name in VALUES.items()
+    )
+    both = {f"{label} {name}": own for label, own in look.items() for name in VALUES.values()}
+    for label, own in look.items():
+        both[f"{label} Q(s, a)"] = own | {"mfc": "white", "mec": own["color"]}
+    return draw_curves(panels, both, replace(args, tag="discounted value"))
+
+
+def decided(scores) -> bool:
+    """Tell whether any two scripts can be told apart."""
+    pairs = combinations(scores.values(), 2)
+    ends = [interval(*first, *second, statistic=improvement) for first, second in pairs]
+    return any(low > 0.5 or high < 0.5 for low, high in ends)
+
+
+def draw_comparison(steps, scores, look) -> Figure:
+    """Draw the shares of runs above each score, and P(a run of X is above one of Y)."""
+    figure = Figure((12.8, 4.8), layout="constrained")
     where = ", ".join(f"{environment} at {step:,.0f}" for environment, step in steps.items())
-    figure.suptitle(fill(f"{where} steps", 60), fontsize=11)
-    return figure
-
-
-def draw_profile(steps, scores, look) -> Figure:
-    """Draw the share of runs whose score, normalised in each environment, is above τ."""
-    taus, figure = np.linspace(0, 1, 201), captioned(4.8, steps)
-    ax = figure.subplots()
+    figure.suptitle(fill(f"{where} steps; bands and bars: 95 % intervals", 110), fontsize=11)
+    left, right = figure.subplots(1, 2)
+    taus = np.linspace(0, 1, 201)
     together = [np.concatenate(seeds) for seeds in zip(*scores.values(), strict=True)]
     for label, by_environment in scores.items():
         above = [
             (seeds > every.min() + taus[:, None] * np.ptp(every)).astype(float)  # (τ, seeds)
             for seeds, every in zip(by_environment, together, strict=True)
         ]
-        ax.step(taus, profile(*above), where="post", label=label, **look[label])
+        left.step(taus, profile(*above), where="post", label=label, **look[label])
         ends, color = interval(*above, statistic=profile), look[label]["color"]
-        ax.fill_between(taus, *ends, step="post", color=color, alpha=0.2, lw=0)
-    ax.set(
-        xlabel="score τ (0: worst run, 1: best, in each environment)",
-        ylabel="share of runs above τ",
-    )
-    title = {"title": "band: 95 % bootstrap interval", "title_fontsize": 11}
-    figure.legend(loc="outside lower center", ncols=2, **title)
-    return figure
+        left.fill_between(taus, *ends, step="post", color=color, alpha=0.2, lw=0)
+    left.set(xlabel="score τ (0: worst run, 1: best, of each environment)", ylabel="share above τ")
+    left.legend(fontsize=10)
 
-
-def draw_improvement(steps, scores) -> Figure:
-    """Draw the probability that a run of one script scores above a run of another."""
     pairs = list(combinations(scores, 2))
-    figure = captioned(1.7 + 0.4 * len(pairs), steps)
-    ax = figure.subplots()
     for y, (first, second) in enumerate(pairs):
         both = *scores[first], *scores[second]
-        ax.plot(interval(*both, statistic=improvement), [y, y], color="#0072B2", lw=8, alpha=0.4)
-        ax.plot(improvement(*both), y, "o", color="#0072B2")
-    ax.axvline(0.5, color="black", lw=1, ls="--", zorder=0)
-    ax.set(xlabel="P(X > Y) and its 95 % interval", xlim=(-0.05, 1.05), ylim=(len(pairs), -1))
-    ax.set_yticks(range(len(pairs)), [f"{first} > {second}" for first, second in pairs])
+        right.plot(interval(*both, statistic=improvement), [y, y], color="#0072B2", lw=8, alpha=0.4)
+        right.plot(improvement(*both), y, "o", color="#0072B2")
+    right.axvline(0.5, color="black", lw=1, ls="--", zorder=0)
+    right.set(xlabel="P(X > Y)", xlim=(-0.05, 1.05), ylim=(len(pairs), -1))
+    right.set_yticks(range(len(pairs)), [f"{first} > {second}" for first, second in pairs])
     return figure
 
 
@@ -445,8 +448,9 @@ def read_published() -> dict[tuple[str, str, str], list[str]]:
         for row in csv.DictReader(file):
             name, version = row["env"].rsplit("-", 1)
             text = f"{row['source']} {float(row['mean']):.0f} ± {float(row['std']):.0f}"
+            same = ", same settings" if row["settings"] == "same" else ""
             key = row["algo"], name, f"{int(row['steps']):,}"
-            published[key].append(f"{text} ({version}, {row['seeds']} seeds)")
+            published[key].append(f"{text} ({version}, {row['seeds']} seeds{same})")
     return published
 
 
@@ -454,11 +458,11 @@ def tabulate(panels, args: Args) -> list[tuple]:
     """Return COLUMNS and what is published for each environment, step and curve.
 
     A step between two evaluations is interpolated, and a seed that has not got there is left out.
-    The row of each seed's last evaluation is marked "(last)". `std` is over seeds, with ddof 0.
-    Fewer than MIN_SEEDS have NaN for an interval.
+    The row of each seed's last evaluation is marked "(last)". `std` is over seeds, NaN for one;
+    fewer than MIN_SEEDS have NaN for an interval.
     """
-    rows, has_published = [], args.tag == "eval/episodic_return" and PUBLISHED.exists()
-    published = read_published() if has_published else {}
+    has_published = args.tag == "eval/episodic_return" and PUBLISHED.exists()
+    published, rows = read_published() if has_published else {}, []
     for panel, curves in panels.items():
         task = re.sub(r"-v\d+$", "", panel)
         for label, runs in curves.items():
@@ -471,7 +475,8 @@ def tabulate(panels, args: Args) -> list[tuple]:
                 scores = np.array(scores)[~np.isnan(scores)]
                 if len(scores):
                     bounds = interval(scores) if len(scores) >= MIN_SEEDS else (np.nan, np.nan)
-                    numbers = scores.mean(), scores.std(), iqm(scores), *bounds
+                    std = scores.std(ddof=1) if len(scores) > 1 else np.nan
+                    numbers = scores.mean(), std, iqm(scores), *bounds
                     numbers = len(scores), *(float(f"{x:.7g}") for x in numbers)
                     others = published.get((runs[0].script, task, text.removesuffix(" (last)")), [])
                     rows.append((step, (panel, text, label, *numbers, "; ".join(others))))
@@ -484,7 +489,8 @@ def markdown(rows: list[tuple]) -> str:
     for *start, mean, std, middle, low, high, others in rows:
         form = ".0f" if abs(mean) >= 100 else ".2f"
         bounds = "" if np.isnan(low) else f" [{low:{form}}, {high:{form}}]"
-        cells = *start, f"{mean:{form}} ± {std:{form}}", f"{middle:{form}}{bounds}", others
+        spread = "" if np.isnan(std) else f" ± {std:{form}}"
+        cells = *start, f"{mean:{form}}{spread}", f"{middle:{form}}{bounds}", others
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n"
 
@@ -500,17 +506,18 @@ def main(args: Args) -> None:
     look, (steps, scores), table = styles(panels), comparable(panels), tabulate(panels, args)
     with matplotlib.rc_context(LOOK):
         figures = {"curves": draw_curves(panels, look, args)}
-        if steps:
-            figures["profile"] = draw_profile(steps, scores, look)
-            figures["improvement"] = draw_improvement(steps, scores)
+        if critics := [run for run in runs if run.values]:
+            figures["overestimation"] = draw_overestimation(critics, look, args)
+        if decided(scores):
+            figures["comparison"] = draw_comparison(steps, scores, look)
         else:
-            say(f"no comparison: no two scripts have {MIN_SEEDS} seeds in the same environments")
+            say(f"no comparison: no two scripts with {MIN_SEEDS} seeds can be told apart")
         try:
             args.out.mkdir(parents=True, exist_ok=True)
             for name, figure in figures.items():
                 figure.savefig(args.out / f"{name}.png")
                 figure.savefig(args.out / f"{name}.svg", metadata={"Date": None})
-            data = [[*run[:-1], int(step), *rest] for run in runs for step, *rest in run.points]
+            data = [[*run[:5], int(step), *rest] for run in runs for step, *rest in run.points]
             write_csv(args.out / "curves.csv", header(args.tag), *data)
             write_csv(args.out / "table.csv", [*COLUMNS, "published"], *table)
             (args.out / "table.md").write_text(markdown(table), encoding="utf-8")

@@ -203,11 +203,12 @@ def test_runs_that_differ_in_an_argument_are_not_averaged(tmp_path):
     assert seen == {
         ("HalfCheetah-v4", "ddpg learning_rate=0.0003"): [1, 2],
         ("HalfCheetah-v4", "ddpg learning_rate=0.001"): [3],
-        ("HalfCheetah-v4", "ppo"): [5],
-        ("HalfCheetah-v4, episodes of 200 steps", "ddpg"): [4],
+        # equal settings have equal names: what splits one curve is named with all that have it
+        ("HalfCheetah-v4", "ppo learning_rate=0.0003"): [5],
+        ("HalfCheetah-v4, episodes of 200 steps", "ddpg learning_rate=0.0003"): [4],
     }
     # a learning rate that falls to 0 at the end makes the end matter
-    for name, steps in ("f", 10), ("g", 20):
+    for name, steps in ("h", 10), ("i", 20):
         settings = {"exp_name": "ppo_continuous", "anneal_lr": True, "total_timesteps": steps}
         write(tmp_path / "anneal" / name, {10: 1}, seed=steps, **settings)
     runs = read(tmp_path / "anneal")
@@ -227,7 +228,8 @@ def test_noisy_tags_are_averaged_in_bins(tmp_path):
     returns = {1: 2.0, 10: 4.0, 11: 8.0, 33: 1.0}
     write(tmp_path / "run", returns, tag="charts/episodic_return")
     (run,) = read(tmp_path, tag="charts/episodic_return", bin_steps=10)
-    assert run.points[:, [0, 2, 3]].tolist() == [[10, 3, 1], [20, 8, 0], [33, 1, 0]]
+    expected = [[10, 3, 2**0.5], [20, 8, np.nan], [33, 1, np.nan]]
+    assert run.points[:, [0, 2, 3]] == pytest.approx(np.array(expected), nan_ok=True)
     assert run.points[:, 1] == pytest.approx([2, 3, 4], abs=0.01)
 
 
@@ -267,7 +269,7 @@ def test_table_is_what_runs_say(three):
             cells = row(script, step)
             assert cells["seeds"] == seeds
             assert cells["mean"] == pytest.approx(np.mean(scores), rel=1e-6)
-            assert cells["std"] == pytest.approx(np.std(scores), abs=1e-3)
+            assert cells["std"] == pytest.approx(np.std(scores, ddof=1), abs=1e-3)
             assert cells["iqm"] == pytest.approx(by_hand(scores), rel=1e-6)
             ends = (min(scores), max(scores)) if seeds == 3 else (np.nan, np.nan)
             assert (cells["low"], cells["high"]) == pytest.approx(ends, rel=1e-6, nan_ok=True)
@@ -283,8 +285,17 @@ def test_table_is_what_runs_say(three):
     cells = row("ppo", "90,000")
     assert f"| {cells['mean']:.0f} ± {cells['std']:.0f} | {cells['iqm']:.0f} |" in line
     assert table["ddpg", "90,000"]["published"] == ""
-    known = "Spinning Up 4339 ± 1014 (v3, 10 seeds); Tianshou 6308 ± 1011 (v3, 10 seeds)"
+    known = "Spinning Up 4339 ± 1014 (v3, 10 seeds); Tianshou 5599 ± 676 (v3, 10 seeds)"
     assert table["ddpg", "100,000"]["published"] == known
+    same = "Tianshou 4715 ± 387 (v3, 10 seeds, same settings)"
+    assert same in table["td3", "100,000"]["published"]
+
+
+def test_one_seed_has_no_deviation(tmp_path):
+    write(tmp_path / "run", {10: 1, 20: 200})
+    plot.main(plot.Args((tmp_path / "run",), tmp_path))
+    assert "| 1 | 200 | 200 |  |" in (tmp_path / "table.md").read_text()
+    assert [row["std"] for row in rows(tmp_path / "table.csv")] == ["nan"]
 
 
 def test_published_numbers_are_not_for_other_episodes(tmp_path):
@@ -302,9 +313,7 @@ def test_figures_are_redrawn_from_their_data(three):
     plot.main(plot.Args((folder / "runs",), folder / "one"))
     plot.main(plot.Args((folder / "one" / "curves.csv",), folder / "two"))
     files = {path.name for path in (folder / "one").iterdir()}
-    figures = {
-        f"{name}.{kind}" for name in ("curves", "profile", "improvement") for kind in ("png", "svg")
-    }
+    figures = {f"{name}.{kind}" for name in ("curves", "comparison") for kind in ("png", "svg")}
     assert files == figures | {"curves.csv", "table.csv", "table.md"}
     for name in files:
         assert (folder / "one" / name).read_bytes() == (folder / "two" / name).read_bytes(), name
@@ -366,15 +375,16 @@ def test_curves_are_labelled_and_nothing_overlaps():
     look = plot.styles(panels)
     figure = plot.draw_curves(panels, look, plot.Args(()))
     figure.draw_without_rendering()
-    boxes = [axes.get_tightbbox() for axes in figure.axes]
-    boxes.append(figure.legends[0].get_window_extent())
+    boxes = [axes.get_tightbbox() for axes in figure.axes[:5]]
     for one, other in itertools.combinations(boxes, 2):
         assert one.shrunk(0.99, 0.99).overlaps(other) == 0
-    first, second, _, fourth = figure.axes
-    assert [axes.get_title() for axes in figure.axes] == [*panels]
-    assert (first.get_ylabel(), fourth.get_xlabel()) == ("evaluation return", "environment steps")
-    assert (first.get_xlabel(), second.get_ylabel()) == ("", "")
-    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    first, second, *_ = figure.axes
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == [*panels][:1] + [f"{p}\nsac ends at 490" for p in [*panels][1:]] + ["", ""]
+    for axes in figure.axes[:4]:
+        assert (axes.get_xlabel(), axes.get_ylabel()) == ("environment steps", "evaluation return")
+    # the legend has a cell of its own
+    texts = [text.get_text() for text in figure.axes[4].get_legend().get_texts()]
     assert texts == [
         *("ac_reparam estimator=pathwise, 1 seed", "ddpg, 3 seeds", "sac, 1 seed", "td3, 2 seeds")
     ]
@@ -385,6 +395,46 @@ def test_curves_are_labelled_and_nothing_overlaps():
     assert [line.get_linewidth() for line in first.lines].count(0.8) == 2
     bands = [len(band.get_paths()) for band in first.collections]
     assert bands == [1, 0]
+
+
+@pytest.mark.parametrize("x", ["step", "hours"])
+@pytest.mark.parametrize("panels", range(1, 8))
+def test_single_evaluation_is_drawn(panels, x):
+    """A marker, and the interval as a bar; the figure has a cell for the legend."""
+    panels = {f"A{i}": {"ddpg": runs_of({10: 1}, {10: 2}, {10: 4})} for i in range(panels)}
+    figure = plot.draw_curves(panels, plot.styles(panels), plot.Args((), x=x))
+    *_, line = figure.axes[0].lines
+    assert (line.get_marker(), line.get_markevery()) == ("o", 1)
+    assert line.get_ydata() == pytest.approx([7 / 3])
+    (band,) = figure.axes[0].collections
+    assert band.get_datalim(figure.axes[0].transData).intervaly == pytest.approx([1, 4])
+    assert figure.axes[len(panels)].get_legend()
+
+
+def test_overestimation_is_drawn_for_runs_that_have_both(tmp_path, capsys):
+    """Q is averaged as any loss is, the discounted return is taken as it is."""
+    both = {"losses/qf1_values": {1: 2, 10: 4, 20: 7}, "eval/discounted_return": {10: 1, 20: 2}}
+    for script, tags in ("td3", [*both]), ("ddpg", [*both][:1]):
+        run_dir = tmp_path / "runs" / script
+        write(run_dir, {10: 1, 20: 2}, exp_name=f"{script}_continuous")
+        with SummaryWriter(str(run_dir)) as writer:
+            for tag in tags:
+                for step, value in both[tag].items():
+                    writer.add_scalar(tag, value, step)
+    args = plot.Args((tmp_path / "runs",), tmp_path / "plots", bin_steps=10)
+    plot.main(args)
+    assert "curves, overestimation and table" in capsys.readouterr().out
+    ddpg, td3 = plot.read(args)
+    assert ddpg.values == {}
+    figure = plot.draw_overestimation([td3], plot.styles(plot.arrange([ddpg, td3])), args)
+    texts = [text.get_text() for text in figure.axes[1].get_legend().get_texts()]
+    assert texts == ["td3 Q(s, a), 1 seed", "td3 discounted return, 1 seed"]
+    lines = [line for line in figure.axes[0].lines if line.get_linestyle() == ":"]
+    assert [line.get_xydata().tolist() for line in lines] == [
+        [[10, 3], [20, 7]],
+        [[10, 1], [20, 2]],
+    ]
+    assert [line.get_markerfacecolor() for line in lines] == ["white", "#D55E00"]
 
 
 def test_a_script_keeps_its_colour():
@@ -421,18 +471,29 @@ def test_comparison_is_of_the_largest_full_block():
 def test_comparison_is_drawn():
     steps, scores = {"A": 10}, {"ddpg": [np.array([0.0, 5, 10])], "td3": [np.full(3, 10.0)]}
     look = plot.styles({"A": {"ddpg": [], "td3": []}})
-    (ax,) = plot.draw_profile(steps, scores, look).axes
-    for line, shares in zip(ax.lines, ([2 / 3, 2 / 3, 1 / 3, 0], [1, 1, 1, 0]), strict=True):
+    figure = plot.draw_comparison(steps, scores, look)
+    left, right = figure.axes
+    for line, shares in zip(left.lines, ([2 / 3, 2 / 3, 1 / 3, 0], [1, 1, 1, 0]), strict=True):
         taus, above = line.get_data()
         drawn = [above[np.isclose(taus, tau)][0] for tau in (0, 0.4, 0.6, 1)]
         assert drawn == pytest.approx(shares)
-    figure = plot.draw_improvement(steps, scores)
-    (ax,) = figure.axes
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["ddpg > td3"]
-    ends, middle = (line.get_xdata() for line in ax.lines[:2])
+    assert [label.get_text() for label in right.get_yticklabels()] == ["ddpg > td3"]
+    ends, middle = (line.get_xdata() for line in right.lines[:2])
     assert middle == pytest.approx([1 / 6])
     assert list(ends) == pytest.approx([0, 1 / 2])
-    assert figure.get_suptitle() == "A at 10 steps"
+    assert figure.get_suptitle().startswith("A at 10 steps")
+
+
+def test_comparison_is_left_out_where_it_decides_nothing(tmp_path, capsys):
+    """DDPG is above TD3 in one environment; in a second it is below, as much."""
+    for env_id, sign, drawn in ("A-v1", 1, True), ("B-v1", -1, False):
+        for script, value in ("ddpg", 10), ("td3", 0):
+            for seed in 1, 2, 3:
+                settings = {"env_id": env_id, "exp_name": f"{script}_continuous", "seed": seed}
+                write(tmp_path / "runs" / f"{script}{env_id}{seed}", {10: sign * value}, **settings)
+        plot.main(plot.Args((tmp_path / "runs",), tmp_path / env_id))
+        assert (tmp_path / env_id / "comparison.png").exists() == drawn
+    assert "no comparison: no two scripts" in capsys.readouterr().err
 
 
 # ---- Command ----
