@@ -296,7 +296,7 @@ def make_envs(args, num_envs: int, video: Path | None = None) -> gym.vector.Vect
         fail(f"cannot make {args.env_id} with {kwargs}: {error} ({own})")
     for space in envs.single_observation_space, envs.single_action_space:
         if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
-            wrap = "wrap it, e.g. in gymnasium's FlattenObservation (docs/your_own_work.md)"
+            wrap = "wrap it, as in gymnasium's FlattenObservation (docs/your_own_work.md)"
             fail(f"{args.env_id} has {space}, not a Box of one dimension: {wrap}")
     if not (space.is_bounded() and np.issubdtype(space.dtype, np.floating)):
         fail(f"{args.env_id} has actions {space}, not real numbers with finite bounds")

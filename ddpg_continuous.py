@@ -54,11 +54,11 @@ class Args:
     gamma: float = 0.99  # discount factor γ
     tau: float = 0.005  # Polyak coefficient τ of the target networks
     batch_size: int = 256  # transitions in an update
-    exploration_noise: float = 0.1  # its standard deviation, in halves of the action range
+    exploration_noise: float = 0.1  # its standard deviation, relative to half the action range
     learning_starts: int = 25_000  # steps of uniformly random actions before learning starts
     policy_frequency: int = 2  # critic updates for each update of the actor and the targets
-    policy_noise: float = 0.0  # scale σ of target policy smoothing, in halves of the action range
-    noise_clip: float = 0.5  # bound c of that noise, in halves of the action range
+    policy_noise: float = 0.0  # scale σ of target policy smoothing, of half the action range
+    noise_clip: float = 0.5  # bound c of that noise, relative to half the action range
     # every run
     exp_name: str = Path(__file__).stem  # name of this experiment
     seed: int = 1  # seed of every random generator
@@ -129,7 +129,7 @@ def critic_loss(nets, data, args):
     with torch.no_grad():
         next_state_actions = nets.target_actor(data.next_observations)
         if args.policy_noise > 0:  # target policy smoothing   [Fujimoto et al. 2018, Alg. 1]
-            # a' = clip(μ'(s') + clip(ε, -c, c), low, high), ε ~ N(0, σ²)
+            # a' = clip(μ'(s') + clip(ε, -c, c) · scale, low, high), ε ~ N(0, σ²), as its authors' code
             noise = torch.randn_like(data.actions) * args.policy_noise
             noise = noise.clamp(-args.noise_clip, args.noise_clip) * nets.actor.action_scale
             low, high = nets.actor.action_low, nets.actor.action_high
@@ -279,7 +279,7 @@ def make_envs(args, num_envs: int, video: Path | None = None) -> gym.vector.Vect
         fail(f"cannot make {args.env_id} with {kwargs}: {error} ({own})")
     for space in envs.single_observation_space, envs.single_action_space:
         if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
-            wrap = "wrap it, e.g. in gymnasium's FlattenObservation (docs/your_own_work.md)"
+            wrap = "wrap it, as in gymnasium's FlattenObservation (docs/your_own_work.md)"
             fail(f"{args.env_id} has {space}, not a Box of one dimension: {wrap}")
     if not (space.is_bounded() and np.issubdtype(space.dtype, np.floating)):
         fail(f"{args.env_id} has actions {space}, not real numbers with finite bounds")

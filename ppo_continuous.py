@@ -13,7 +13,8 @@ Departures from the paper:
 1. Every `checkpoint_interval` steps the running episodes are cut, as a time limit would.
 2. A and R bootstrap with V of the true last observation where a time limit ends an episode.
 3. Observations and rewards are normalised, the advantages in each minibatch too, the change of V is
-   clipped, gradients are clipped, the learning rate falls to 0, weights start orthogonal.
+   clipped, gradients are clipped, the learning rate falls to 0, weights start orthogonal, Adam's
+   ε is 1e-5.
 
     python ppo_continuous.py --env-id Hopper-v4
 """
@@ -134,7 +135,7 @@ class Actor(nn.Module):
         self.register_buffer("action_bias", (action_high + action_low).float() / 2)
 
     def distribution(self, x):
-        """π(a|s) of normalised observations, in halves of the action range, before clipping."""
+        """π(a|s) of normalised observations; ±1 are the bounds, to which it is not yet clipped."""
         return Normal(self.mu(x), self.log_std.exp(), validate_args=False)
 
     def rescale(self, actions):
@@ -357,7 +358,7 @@ def make_envs(args, num_envs: int, video: Path | None = None) -> gym.vector.Vect
         fail(f"cannot make {args.env_id} with {kwargs}: {error} ({own})")
     for space in envs.single_observation_space, envs.single_action_space:
         if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
-            wrap = "wrap it, e.g. in gymnasium's FlattenObservation (docs/your_own_work.md)"
+            wrap = "wrap it, as in gymnasium's FlattenObservation (docs/your_own_work.md)"
             fail(f"{args.env_id} has {space}, not a Box of one dimension: {wrap}")
     if not (space.is_bounded() and np.issubdtype(space.dtype, np.floating)):
         fail(f"{args.env_id} has actions {space}, not real numbers with finite bounds")
