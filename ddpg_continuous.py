@@ -129,7 +129,7 @@ def critic_loss(nets, data, args):
     with torch.no_grad():
         next_state_actions = nets.target_actor(data.next_observations)
         if args.policy_noise > 0:  # target policy smoothing   [Fujimoto et al. 2018, Alg. 1]
-            # a' = clip(μ'(s') + clip(ε, -c, c) · scale, low, high), ε ~ N(0, σ²), as its authors' code
+            # a' = clip(μ'(s') + clip(ε, -c, c) · scale, low, high), ε ~ N(0, σ²), as in its code
             noise = torch.randn_like(data.actions) * args.policy_noise
             noise = noise.clamp(-args.noise_clip, args.noise_clip) * nets.actor.action_scale
             low, high = nets.actor.action_low, nets.actor.action_high
