@@ -40,7 +40,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations, cycle, groupby
 from math import ceil
 from pathlib import Path
-from textwrap import fill, wrap
+from textwrap import fill
 from typing import Literal, NamedTuple
 
 import matplotlib
@@ -367,9 +367,10 @@ def draw_curves(panels, look, args: Args) -> Figure:
             ax.set_xscale("log")
             ax.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
             ax.xaxis.set_minor_formatter(NullFormatter())
-        early = [k for k, end in ends.items() if end < max(ends.values()) / 2]
-        note = "; ".join(f"{k} ends at {round(ends[k], 2):,.10g}" for k in early)
-        ax.set_title("\n".join([*title.split(", "), *wrap(note, 40)]), fontsize=12)
+        title = title.replace(", ", "\n")
+        if short := [label for label in ends if ends[label] < max(ends.values()) / 2]:
+            title += "\n" + fill(f"shorter runs: {', '.join(short)}", 40)
+        ax.set_title(title, fontsize=12)
         ax.xaxis.set_major_formatter(EngFormatter(sep="") if axis == STEP else "{x:g}")
         ax.set_xlabel("environment steps" if axis == STEP else "hours of training")
         ax.set_ylabel(NAMES.get(args.tag, args.tag))

@@ -380,7 +380,7 @@ def test_curves_are_labelled_and_nothing_overlaps():
         assert one.shrunk(0.99, 0.99).overlaps(other) == 0
     first, second, *_ = figure.axes
     titles = [axes.get_title() for axes in figure.axes]
-    assert titles == [*panels][:1] + [f"{p}\nsac ends at 490" for p in [*panels][1:]] + ["", ""]
+    assert titles == [*panels][:1] + [f"{p}\nshorter runs: sac" for p in [*panels][1:]] + ["", ""]
     for axes in figure.axes[:4]:
         assert (axes.get_xlabel(), axes.get_ylabel()) == ("environment steps", "evaluation return")
     # the legend has a cell of its own
