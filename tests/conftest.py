@@ -1,6 +1,11 @@
 """The scripts under test and the toy environments, whose values are known in closed form."""
 
+import contextlib
 import importlib
+import math
+import multiprocessing
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -8,19 +13,14 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-# The scripts, which all keep the run contract; a new one adds its name and what it needs to OWN.
-SCRIPTS = ["ddpg_continuous", "td3_continuous", "ac_reparam_continuous", "ppo_continuous"]
-# for tests of what not all of them have
-DETERMINISTIC = pytest.mark.parametrize("script", SCRIPTS[:2], indirect=True)
-OFF_POLICY = pytest.mark.parametrize("script", SCRIPTS[:3], indirect=True)
-
-# Settings of a run of seconds: every interval is reached, one thread.
+# Settings of a run of seconds: every interval is reached.
 QUICK = {
-    "torch_threads": 1,
     "env_id": "toy/Count-v0",
     "total_timesteps": 300,
     "checkpoint_interval": 100,
@@ -30,12 +30,37 @@ QUICK = {
 REPLAY = {"learning_starts": 100, "buffer_size": 1000, "batch_size": 16}
 # with one step and one update an iteration it learns as the others do
 AC = {"max_episode_steps": None, "steps_per_iteration": 1, "updates_per_iteration": 1}
-OWN = {
-    "ddpg_continuous": REPLAY,
-    "td3_continuous": REPLAY,
-    "ac_reparam_continuous": REPLAY | AC,
-    "ppo_continuous": {"num_steps": 50, "num_minibatches": 4, "update_epochs": 3},
+PPO = {"num_steps": 50, "num_minibatches": 4, "update_epochs": 3}
+CRITIC = {"losses/qf1_loss", "losses/qf1_values", "losses/actor_loss"}
+TWIN = {"losses/qf2_loss", "losses/qf2_values"}
+PPO_TAGS = {
+    *("losses/policy_loss", "losses/value_loss", "losses/entropy", "losses/approx_kl"),
+    *("losses/clipfrac", "losses/explained_variance", "charts/learning_rate"),
 }
+# One row for each script: what it needs besides QUICK, and which tags it logs besides TAGS.
+TABLE = {
+    "ddpg_continuous": (REPLAY, CRITIC),
+    "td3_continuous": (REPLAY, CRITIC | TWIN),
+    "ac_reparam_continuous": (REPLAY | AC, CRITIC | {"losses/policy_std"}),
+    "ppo_continuous": (PPO, PPO_TAGS),
+}
+TAGS = {
+    *("charts/episodic_return", "charts/episodic_length", "charts/SPS"),
+    *("eval/episodic_return", "eval/episodic_return_std", "eval/discounted_return"),
+}
+SCRIPTS = list(TABLE)
+OWN = {name: settings for name, (settings, _) in TABLE.items()}
+
+
+def only(scripts):
+    """Mark what tests `scripts` alone."""
+    return pytest.mark.parametrize("script", scripts, indirect=True)
+
+
+# the Run section is the same in every script
+RUN_SCRIPTS = only(["ddpg_continuous", "ppo_continuous"])
+OFF_POLICY = only([name for name in SCRIPTS if "buffer_size" in OWN[name]])
+DETERMINISTIC = only(["ddpg_continuous", "td3_continuous"])
 
 
 class Count(gym.Env):
@@ -123,6 +148,17 @@ class NanLater(Count):
         return float("nan") if self.steps > 150 else 1.0
 
 
+class NanElsewhere(Count):
+    """Only the first one, in which a run trains, has rewards that are numbers."""
+
+    steps = 0
+
+    def reward(self, action):
+        self.steps += 1
+        assert self.steps < 1000, "an evaluation goes on and on"
+        return 1.0 if self.name == 0 else float("nan")
+
+
 class Sleepy(Count):
     """Its 50th step takes an hour; a file says that it has begun."""
 
@@ -159,6 +195,7 @@ gym.register("toy/Terminates-v0", Constant, max_episode_steps=10, kwargs={"termi
 gym.register("toy/Truncates-v0", Constant, max_episode_steps=1, kwargs={"terminates": False})
 gym.register("toy/Regulator-v0", Regulator, max_episode_steps=Regulator.HORIZON)
 gym.register("toy/NanLater-v0", NanLater)
+gym.register("toy/NanElsewhere-v0", NanElsewhere)
 gym.register("toy/Sleepy-v0", Sleepy)
 gym.register("toy/Image-v0", Image)
 gym.register("toy/Dict-v0", DictObs)
@@ -184,3 +221,57 @@ def quick(script, tmp_path, monkeypatch):
         return Path("runs", args.run_name), result
 
     return run
+
+
+# Processes that can be killed are forked from one that has done the imports, Adam's late one too.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["conftest", "torch._dynamo", *SCRIPTS])
+
+
+def train_and_die(name, folder, settings, die_at):
+    """Train in `folder`; at step `die_at` get killed, with all that was logged on disk."""
+    script = importlib.import_module(name)
+
+    class Mortal(script.Run):
+        def step(self, actions):
+            if self.global_step >= die_at:
+                self.writer.flush()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().step(actions)
+
+    script.Run = Mortal
+    os.chdir(folder)
+    with open("stdout", "w") as file, contextlib.redirect_stdout(file):
+        script.train(script.Args(**settings))
+
+
+@pytest.fixture
+def start(script, tmp_path, monkeypatch):
+    """Start a QUICK run on a real environment, some settings changed, in a process of its own."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
+    started = []
+
+    def run(die_at=math.inf, **settings):
+        settings = QUICK | {"env_id": "InvertedPendulum-v4"} | OWN[script.__name__] | settings
+        args = script.__name__, tmp_path, settings, die_at
+        started.append(PROCESSES.Process(target=train_and_die, args=args))
+        started[-1].start()
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.kill()
+        process.join()
+
+
+def weights(run_dir):
+    return torch.load(run_dir / "model.pt", weights_only=True)
+
+
+def same(left, right):
+    return all(torch.equal(left[name], right[name]) for name in left)
+
+
+def scalars(run_dir):
+    events = EventAccumulator(str(run_dir), size_guidance={"scalars": 0}).Reload()
+    return {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}

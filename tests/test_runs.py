@@ -1,196 +1,140 @@
 """The run: what it leaves, how it stops, and that it can't be lost."""
 
-import dataclasses
-import importlib
 import itertools
 import json
+import math
 import os
 import re
 import resource
+import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from ctypes.util import find_library
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from conftest import DETERMINISTIC, OWN, QUICK, ROOT, SCRIPTS
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from conftest import OWN, QUICK, ROOT, RUN_SCRIPTS, TAGS, same, scalars, weights
 
-TAGS = {
-    *("charts/episodic_return", "charts/episodic_length", "charts/SPS"),
-    *("eval/episodic_return", "eval/episodic_return_std"),
-}
-CRITIC = {"losses/qf1_loss", "losses/qf1_values", "losses/actor_loss"}
-OWN_TAGS = {
-    "ddpg_continuous": CRITIC,
-    "td3_continuous": CRITIC | {"losses/qf2_loss", "losses/qf2_values"},
-    "ac_reparam_continuous": CRITIC | {"losses/policy_std"},
-    "ppo_continuous": {
-        *("losses/policy_loss", "losses/value_loss", "losses/entropy", "losses/approx_kl"),
-        *("losses/clipfrac", "losses/explained_variance", "charts/learning_rate"),
-    },
-}
-# a run that other processes can start
-PROCESS = QUICK | {
-    "env_id": "InvertedPendulum-v4",
-    "total_timesteps": 1200,
-    "checkpoint_interval": 400,
-    "eval_interval": 100,
-}
-PROCESS_OWN = {
-    "ac_reparam_continuous": {"steps_per_iteration": 50, "updates_per_iteration": 50},
-    "ppo_continuous": {"update_epochs": 50},
-}
+import evaluate
+
+pytestmark = RUN_SCRIPTS
 
 
-def weights(run_dir):
-    return torch.load(run_dir / "model.pt", weights_only=True)
+def contents(run_dir):
+    return {path: path.read_bytes() for path in run_dir.rglob("*")}
 
 
-def same(left, right):
-    return all(torch.equal(left[name], right[name]) for name in left)
+def checkpoint_step(run_dir):
+    return torch.load(run_dir / "checkpoint.pt", weights_only=True)["progress"]["step"]
 
 
-def scalars(run_dir):
-    events = EventAccumulator(str(run_dir), size_guidance={"scalars": 0}).Reload()
-    return {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
+def refused(capsys, run, code=2, **settings):
+    """Return the error line of a run that must exit with `code`."""
+    with pytest.raises(SystemExit) as stop:
+        run(**settings)
+    error = capsys.readouterr().err
+    assert stop.value.code == code
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    return error
 
 
-def start(script, cwd, *flags, env=None, **settings):
-    """Start the script in a process of its own."""
-    own = OWN[script.__name__] | PROCESS_OWN.get(script.__name__, {})
-    settings = PROCESS | own | settings
-    words = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
-    command = [sys.executable, str(ROOT / f"{script.__name__}.py"), *words, *flags]
-    pipe = subprocess.PIPE
-    env = os.environ | (env or {})
-    return subprocess.Popen(command, cwd=cwd, stdout=pipe, stderr=pipe, text=True, env=env)
+def signal_at(step, script, monkeypatch, signum=signal.SIGTERM):
+    """Have the process get a signal in the step that makes it `step` steps."""
+    real = script.Run.step
+
+    def stepped(run, actions):
+        if run.global_step + 1 == step:
+            signal.raise_signal(signum)
+        return real(run, actions)
+
+    monkeypatch.setattr(script.Run, "step", stepped)
 
 
-def wait_for_step(run_dir, step, process):
-    """Wait until the run's event file has a point at `step` or later."""
-    for _ in range(600):
-        time.sleep(0.05)
-        assert process.poll() is None, process.communicate()
-        if run_dir.exists() and (run_dir / "model.pt").exists():
-            points = scalars(run_dir).get("eval/episodic_return", [])
-            if points and points[-1].step >= step:
-                return
-    raise TimeoutError(f"no step {step}")
-
-
-def wait_for_file(path, process):
-    for _ in range(600):
-        time.sleep(0.05)
-        assert process.poll() is None, process.communicate()
-        if path.exists():
-            return
-    raise TimeoutError(path)
-
-
-def test_short_run_changes_every_parameter_and_logs_every_tag(quick, script):
+# ---- What it leaves ----
+def test_files_say_what_the_run_was(quick, script):
     run_dir, result = quick()
-    script.set_random_seed(1)
-    before = script.Networks(3, 2, np.array([-1.0, -5.0]), np.array([1.0, 5.0])).state_dict()
-    after = weights(run_dir)
-    fixed = {name for name in before if "action_" in name}
-    assert {name for name in before if torch.equal(before[name], after[name])} == fixed
     points = scalars(run_dir)
-    assert set(points) == TAGS | OWN_TAGS[script.__name__]
-    assert all(np.isfinite([event.value for event in events]).all() for events in points.values())
-    assert [event.step for event in points["eval/episodic_return"]] == [100, 200, 300]
-    assert result == json.loads((run_dir / "result.json").read_text())
-    assert result["step"] == 300
     assert result["eval_episodes"] == 2
     assert result["eval_mean"] == pytest.approx(points["eval/episodic_return"][-1].value)
     assert result["eval_std"] == pytest.approx(points["eval/episodic_return_std"][-1].value)
     assert result["seconds"] > 0
     assert result["SPS"] == pytest.approx(300 / result["seconds"])
     about = json.loads((run_dir / "args.json").read_text())
-    assert {field.name for field in dataclasses.fields(script.Args)} < set(about)
+    assert set(vars(script.Args())) < set(about)
+    assert about["script"] == f"{script.__name__}.py"
     assert about["versions"]["torch"].startswith("2.")
-    assert about["device"] == "cpu"
-    assert about["threads"] == 1
+    assert (about["device"], about["torch_threads"]) == ("cpu", 1)
     assert "git_commit" in about
 
 
+def command_line(script, tmp_path, **settings):
+    """Run the script as a user would; return the completed process."""
+    settings = QUICK | OWN[script.__name__] | settings
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    command = [sys.executable, ROOT / f"{script.__name__}.py", *words]
+    return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+
+def test_what_a_run_prints_where_there_is_no_terminal(script, tmp_path):
+    """And nothing but its folder is new. A whole number may be written as 2e2."""
+    settings = {"env_id": "HalfCheetah-v4", "max_episode_steps": 20, "run_name": "x"}
+    process = command_line(script, tmp_path, total_timesteps="2e2", **settings)
+    assert (process.returncode, process.stderr) == (0, "")
+    returned = r"return -?\d+\.\d ± \d+\.\d"
+    lines = [
+        r"runs/x: steps 0 to 200 on cpu, 1 thread\(s\)",
+        rf"step 100: {returned}, \d+ steps/s, \d\d:\d\d left",
+        rf"step 200: {returned}, \d+ steps/s, 00:00 left",
+        rf"runs/x is finished at step 200: {returned}",
+        r"  tensorboard --logdir runs/x",
+        r"  python evaluate\.py runs/x --video video\.mp4",
+        r"  more: --resume --run-name x --total-timesteps N",
+    ]
+    assert re.fullmatch("\n".join(lines) + "\n", process.stdout), process.stdout
+    assert os.listdir(tmp_path) == ["runs"]
+    words = shlex.split(process.stdout.splitlines()[5])[2:]
+    assert evaluate.tyro.cli(evaluate.Args, args=words).video.name == "video.mp4"
+
+
+def test_existing_folder_is_never_overwritten(quick, capsys):
+    run_dir, _ = quick(run_name="x")
+    before = contents(run_dir)
+    assert "--resume" in refused(capsys, quick, run_name="x", seed=9)
+    assert contents(run_dir) == before
+
+
+def test_default_names_are_unique_and_safe(quick):
+    names = {quick(total_timesteps=10)[0].name for _ in range(2)}
+    assert len(names) == 2
+    assert all(name.startswith("toy-Count-v0__") for name in names)
+
+
+def test_folder_that_cannot_be_written(quick, capsys, tmp_path):
+    (tmp_path / "runs").write_text("in the way")
+    assert "runs" in refused(capsys, quick)
+
+
+@pytest.mark.skipif(find_library("EGL") is None, reason="no headless OpenGL (EGL) here")
+def test_capture_video_writes_the_last_evaluation(quick):
+    run_dir, _ = quick(env_id="InvertedPendulum-v4", capture_video=True, eval_interval=0)
+    assert [path.name for path in run_dir.glob("videos/*")] == ["step-300-episode-0.mp4"]
+    assert (run_dir / "videos" / "step-300-episode-0.mp4").stat().st_size > 1000
+
+
+# ---- Evaluation ----
 def test_model_gives_the_last_evaluation_again(quick, script):
     run_dir, result = quick(env_id="InvertedPendulum-v4")
     args = script.Args(**(QUICK | {"env_id": "InvertedPendulum-v4"}))
     nets = script.Networks(4, 1, np.array([-3.0]), np.array([3.0]))
     nets.load_state_dict(weights(run_dir))
     for _ in range(2):
-        assert script.evaluate(nets.actor, args, 2).mean() == result["eval_mean"]
-
-
-CHANGES = {
-    "learning_rate": 1e-3,
-    "buffer_size": 120,
-    "gamma": 0.9,
-    "tau": 0.1,
-    "batch_size": 17,
-    "exploration_noise": 0.2,
-    "learning_starts": 90,
-    "policy_frequency": 3,
-    "policy_noise": 0.4,
-    "noise_clip": 0.1,
-    "checkpoint_interval": 50,
-    "max_episode_steps": 3,
-    "num_envs": 2,
-    "steps_per_iteration": 7,
-    "updates_per_iteration": 2,
-    "entropy_coef": 0.1,
-    "estimator": "score",
-    "num_steps": 25,
-    "anneal_lr": False,
-    "gae_lambda": 0.5,
-    "num_minibatches": 2,
-    "update_epochs": 2,
-    "norm_adv": False,
-    "clip_coef": 0.01,
-    "clip_vloss": False,
-    "ent_coef": 0.1,
-    "vf_coef": 1.0,
-    "max_grad_norm": 0.1,
-    "target_kl": 1e-9,
-}
-# what changes no weights, or is tested elsewhere
-REST = {
-    *("exp_name", "seed", "cuda", "torch_threads", "compile", "run_name", "resume"),
-    *("eval_interval", "eval_episodes", "capture_video", "env_id", "total_timesteps"),
-}
-
-
-def arguments():
-    """Yield each script with each of its arguments that a change of the weights must show."""
-    for name in SCRIPTS:
-        fields = [field.name for field in dataclasses.fields(importlib.import_module(name).Args)]
-        for field in fields:
-            if field not in REST:
-                yield pytest.param(name, field, id=f"{name}-{field}")
-
-
-@pytest.mark.parametrize(("script", "argument"), list(arguments()), indirect=["script"])
-def test_every_argument_takes_effect(quick, script, argument):
-    """The weights of a short run are not those of the same run without the change."""
-    settings = {"total_timesteps": 150, "eval_interval": 0}
-    if "policy_noise" in vars(script.Args()):
-        settings["policy_noise"] = 0.3
-    if "updates_per_iteration" in vars(script.Args()):
-        settings["updates_per_iteration"] = 4  # of one, no share can be left out
-    changed = {argument: CHANGES[argument]}
-    assert not same(*(weights(quick(**settings | more)[0]) for more in ({}, changed)))
-
-
-def test_same_seed_same_weights_other_seed_other_weights(quick):
-    first, again, other = (
-        weights(quick(run_name=name, seed=seed)[0]) for name, seed in (("a", 5), ("b", 5), ("c", 6))
-    )
-    assert same(first, again)
-    assert not same(first, other)
+        assert script.evaluate(nets.actor, args, 2)[0].mean() == result["eval_mean"]
 
 
 def test_evaluation_does_not_change_training(quick):
@@ -200,52 +144,104 @@ def test_evaluation_does_not_change_training(quick):
     assert same(weights(often), weights(once))
 
 
-@DETERMINISTIC
-@pytest.mark.parametrize("num_envs", [1, 3])
-def test_one_critic_update_for_each_step_and_half_as_many_for_the_rest(
-    quick, script, monkeypatch, num_envs
-):
-    """Critic : actor : targets = 2 : 1 : 1, whatever the number of environments."""
-    calls = dict.fromkeys(("critic_loss", "actor_loss", "update_targets"), 0)
-
-    def counted(name, function):
-        def call(*args):
-            calls[name] += 1
-            return function(*args)
-
-        return call
-
-    for name in calls:
-        monkeypatch.setattr(script, name, counted(name, getattr(script, name)))
-    _, result = quick(num_envs=num_envs, total_timesteps=300)
-    updates = result["step"] - OWN[script.__name__]["learning_starts"]
-    assert calls["critic_loss"] == updates
-    assert calls["actor_loss"] == calls["update_targets"] == updates // 2
+def test_evaluation_logs_mean_standard_deviation_and_discounted_return(quick):
+    """Environment 0 trains; the last of three evaluations is of the fifth and the sixth other."""
+    run_dir, result = quick(gamma=0.9)
+    returns, discounted = [], []
+    for name, length in (5, 7), (6, 5):
+        rewards = [100 * name + 10 + t for t in range(1, length + 1)]
+        returns.append(sum(rewards))
+        discounted.append(sum(0.9**t * reward for t, reward in enumerate(rewards)))
+    deviation = abs(returns[1] - returns[0]) / math.sqrt(2)  # of two: it divides by n - 1
+    assert result["eval_mean"] == sum(returns) / 2
+    assert result["eval_std"] == pytest.approx(deviation)
+    last = {tag: events[-1].value for tag, events in scalars(run_dir).items()}
+    assert last["eval/episodic_return_std"] == pytest.approx(deviation)
+    assert last["eval/discounted_return"] == pytest.approx(sum(discounted) / 2)
 
 
-def test_killed_five_times_and_resumed_ends_in_the_same_weights(script, tmp_path):
-    whole = start(script, tmp_path, run_name="whole")
-    assert whole.wait() == 0, whole.communicate()
-    run_dir = tmp_path / "runs" / "killed"
-    for step in 100, 300, 400, 700, 900:
-        process = start(script, tmp_path, "--resume", run_name="killed")
-        wait_for_step(run_dir, step, process)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-    process = start(script, tmp_path, "--resume", run_name="killed")
-    assert process.wait() == 0, process.communicate()
-    assert same(weights(run_dir), weights(tmp_path / "runs" / "whole"))
-    mine, theirs = scalars(run_dir), scalars(tmp_path / "runs" / "whole")
-    for tag in (TAGS | OWN_TAGS[script.__name__]) - {"charts/SPS"}:
-        points = [[(e.step, e.value) for e in events[tag]] for events in (mine, theirs)]
-        assert points[0] == points[1], tag
+@pytest.mark.filterwarnings("ignore:.*The reward is a NaN value")
+def test_evaluation_of_rewards_that_are_not_numbers_ends(quick, capsys, tmp_path):
+    error = refused(capsys, quick, 1, env_id="toy/NanElsewhere-v0", run_name="nan")
+    assert error == "error: evaluation return is not finite at step 100 of runs/nan\n"
+    assert not (tmp_path / "runs" / "nan" / "result.json").exists()
 
 
+class Endless:
+    """Many environments at once, all free of charge, whose episodes never end."""
+
+    single_action_space = SimpleNamespace(low=np.full(1, -1.0), high=np.ones(1))
+
+    def __init__(self, num_envs):
+        self.obs, self.false, self.steps = np.zeros((num_envs, 1)), np.zeros(num_envs, bool), 0
+
+    def reset(self, **_):
+        return self.obs, {}
+
+    def step(self, actions):
+        self.steps += 1
+        assert self.steps * len(actions) <= 1_000_000
+        return self.obs, np.ones(len(actions)), self.false, self.false, {}
+
+    def close(self):
+        pass
+
+
+def test_evaluation_without_an_end_is_cut(script, monkeypatch, capsys):
+    monkeypatch.setattr(script, "make_envs", lambda args, num_envs, video: Endless(num_envs))
+    actor = torch.nn.Identity()
+    actor.action_scale = torch.ones(1)
+    returns, _ = script.evaluate(actor, script.Args(env_id="Endless-v0"), 1000)
+    assert (returns == 1000).all()
+    line = "an evaluation was cut at 1,000,000 steps: Endless-v0 needs --max-episode-steps\n"
+    assert capsys.readouterr().out == line
+
+
+# ---- Seeds ----
+def first_observations(script, seed):
+    """Return what an evaluation of ten episodes starts from."""
+    seen = []
+
+    def actor(obs):
+        seen.append(obs.squeeze(1).tolist())
+        return obs
+
+    actor.action_scale = torch.ones(1)
+    script.evaluate(actor, script.Args(env_id="toy/Regulator-v0", seed=seed), 10)
+    return seen[0]
+
+
+def test_evaluations_of_different_seeds_share_no_initial_state(script):
+    states = [state for seed in range(1, 6) for state in first_observations(script, seed)]
+    assert len(set(states)) == 50
+    assert first_observations(script, 1) == first_observations(script, 1)
+
+
+def test_no_two_generators_give_the_same_numbers(script):
+    """Not the environments' and the action space's, not NumPy's and PyTorch's, in two segments.
+
+    Initial states are uniform in (-1, 1), actions in (-2, 2).
+    """
+    gym_numbers, mersenne_numbers = first_observations(script, 1), []
+    with script.Run(script.Args(env_id="toy/Regulator-v0", num_envs=4)) as run:
+        for run.global_step in 0, 100:
+            gym_numbers += run.begin_segment().flatten().tolist()
+            gym_numbers += (run.envs.action_space.sample() / 2).flatten().tolist()
+            mersenne_numbers += np.random.randint(2**31, size=10).tolist()
+            mersenne_numbers += torch.randint(2**31, (10,)).tolist()
+    assert len({round(x, 5) for x in gym_numbers}) == 10 + 2 * (4 + 4)
+    assert len(set(mersenne_numbers)) == 2 * (10 + 10)
+    np.random.seed(3)
+    torch.manual_seed(3)
+    assert np.random.randint(2**31, size=10).tolist() == torch.randint(2**31, (10,)).tolist()
+
+
+# ---- Death and signals ----
 def test_dead_at_any_file_it_writes_and_resumed_ends_in_the_same_weights(
     quick, script, monkeypatch
 ):
     """Three environments; the process dies before the nth file is replaced, for each n in turn."""
-    settings = {"env_id": "InvertedPendulum-v4", "num_envs": 3}
+    settings = {"env_id": "InvertedPendulum-v4", "num_envs": 3, "total_timesteps": 200}
     whole, _ = quick(run_name="whole", **settings)
     real = script.save
     for n in itertools.count(1):
@@ -268,22 +264,30 @@ def test_dead_at_any_file_it_writes_and_resumed_ends_in_the_same_weights(
     assert n > 5
 
 
+def wait_for_file(path, process):
+    for _ in range(1200):
+        time.sleep(0.05)
+        assert process.is_alive(), process.exitcode
+        if path.exists():
+            return
+    raise TimeoutError(path)
+
+
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
-def test_signal_saves_where_the_run_stands(script, tmp_path, signum, code):
+def test_signal_saves_where_the_run_stands(start, tmp_path, signum, code):
     settings = {"run_name": "stopped", "checkpoint_interval": 0, "total_timesteps": 1_000_000}
-    process, run_dir = start(script, tmp_path, **settings), tmp_path / "runs" / "stopped"
+    process, run_dir = start(**settings), tmp_path / "runs" / "stopped"
     wait_for_file(run_dir / "model.pt", process)
-    process.send_signal(signum)
-    out, error = process.communicate()
-    assert (process.returncode, error) == (code, "")
-    assert "--resume --run-name stopped" in out
-    step = torch.load(run_dir / "checkpoint.pt", weights_only=True)["progress"]["step"]
-    assert f"stopped at step {step}" in out
+    os.kill(process.pid, signum)
+    process.join()
+    assert process.exitcode == code
+    step, out = checkpoint_step(run_dir), (tmp_path / "stdout").read_text()
+    assert out.endswith(f"stopped at step {step}; to go on, add --resume --run-name stopped\n")
     assert step >= 100
     assert not (run_dir / "result.json").exists()
-    settings["total_timesteps"] = step + 50
-    process = start(script, tmp_path, "--resume", **settings)
-    assert process.wait() == 0, process.communicate()
+    process = start(resume=True, **settings | {"total_timesteps": step + 50})
+    process.join()
+    assert process.exitcode == 0
     assert json.loads((run_dir / "result.json").read_text())["step"] == step + 50
     points = scalars(run_dir)
     for tag in TAGS:
@@ -291,148 +295,193 @@ def test_signal_saves_where_the_run_stands(script, tmp_path, signum, code):
         assert steps == sorted(set(steps)), tag
 
 
-def test_second_interrupt_quits_at_once(script, tmp_path):
+def test_second_interrupt_quits_at_once(start, tmp_path):
     """The first one waits for the end of a step, which here takes an hour."""
-    settings = {"env_id": "conftest:toy/Sleepy-v0", "run_name": "hurry", "checkpoint_interval": 0}
-    process = start(script, tmp_path, env={"PYTHONPATH": str(ROOT / "tests")}, **settings)
-    try:
-        wait_for_file(tmp_path / "asleep", process)
-        process.send_signal(signal.SIGINT)
-        time.sleep(1)
-        assert process.poll() is None
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=10) == -signal.SIGINT
-    finally:
-        process.kill()
-        process.communicate()
+    process = start(env_id="toy/Sleepy-v0", run_name="hurry", checkpoint_interval=0)
+    wait_for_file(tmp_path / "asleep", process)
+    os.kill(process.pid, signal.SIGINT)
+    time.sleep(0.5)
+    assert process.is_alive()
+    os.kill(process.pid, signal.SIGINT)
+    process.join(10)
+    assert process.exitcode == -signal.SIGINT
     assert not (tmp_path / "runs" / "hurry" / "checkpoint.pt").exists()
 
 
-def test_second_process_in_a_folder_is_refused(quick, script, capsys, tmp_path):
-    quick(run_name="mine")
-    lock = script.FileLock(tmp_path / "runs" / "mine" / "lock")
-    with lock, pytest.raises(SystemExit) as stop:
-        quick(run_name="mine", resume=True, total_timesteps=400)
-    assert stop.value.code == 2
-    assert capsys.readouterr().err == "error: another process is training in runs/mine\n"
+def test_run_stopped_at_its_last_step_gets_its_evaluation(quick, script, monkeypatch):
+    """It was to be longer; its evaluation was not due where it stopped."""
+    signal_at(150, script, monkeypatch)
+    with pytest.raises(SystemExit, match="^75$"):
+        quick(run_name="x")
+    _, result = quick(run_name="x", resume=True, total_timesteps=150)
+    assert (result["step"], result["eval_step"]) == (150, 150)
+    assert math.isfinite(result["eval_mean"])
 
 
+def die(*_):
+    raise MemoryError("dead")
+
+
+ENDS = {"finished": 0, "not finite": 1, "refused": 2, "stopped": 75, "exception": None}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_however_train_ends_it_lets_go_at_once(quick, script, monkeypatch, tmp_path, end):
+    """Of the signals, the lock and TensorBoard's thread, while the traceback is still at hand."""
+    settings = {"run_name": "x", "resume": True}
+    if end == "not finite":
+        settings["env_id"] = "toy/NanLater-v0"
+    elif end == "refused":
+        quick(**settings)
+        settings["seed"] = 9
+    elif end == "stopped":
+        signal_at(150, script, monkeypatch)
+    elif end == "exception":
+        monkeypatch.setattr(script, "critic_loss", die)
+
+    def handler(*_):
+        pass
+
+    signals, threads = (signal.SIGINT, signal.SIGTERM), threading.active_count()
+    before = [signal.signal(signum, handler) for signum in signals]
+    try:
+        with pytest.raises((SystemExit, MemoryError)) as stop:  # noqa: PT012
+            quick(**settings)
+            raise SystemExit(0)
+        assert getattr(stop.value, "code", None) == ENDS[end]
+        assert [signal.getsignal(signum) for signum in signals] == [handler, handler]
+    finally:
+        for signum, old in zip(signals, before, strict=True):
+            signal.signal(signum, old)
+    with script.FileLock(tmp_path / "runs" / "x" / "lock", timeout=0):
+        pass
+    assert threading.active_count() == threads
+
+
+# ---- Going on ----
 def test_finished_run_returns_at_once_and_can_be_extended(quick, script):
     settings = {"env_id": "InvertedPendulum-v4", "run_name": "x"}
     if "anneal_lr" in vars(script.Args()):
         settings["anneal_lr"] = False  # it depends on the length of the run
     run_dir, result = quick(**settings)
-    written = (run_dir / "result.json").stat().st_mtime_ns
+    before = contents(run_dir)
     assert quick(resume=True, **settings)[1] == result
-    assert (run_dir / "result.json").stat().st_mtime_ns == written
+    assert contents(run_dir) == before
+    assert quick(resume=True, **settings | {"total_timesteps": 200})[1] == result
+    assert contents(run_dir) == before
     assert quick(resume=True, total_timesteps=500, **settings)[1]["step"] == 500
     whole, _ = quick(total_timesteps=500, **settings | {"run_name": "whole"})
     assert same(weights(run_dir), weights(whole))
 
 
+def test_run_that_ended_between_two_checkpoints_goes_on_from_its_end(quick, capsys):
+    run_dir, _ = quick(run_name="x", total_timesteps=250)
+    assert checkpoint_step(run_dir) == 250
+    _, result = quick(run_name="x", resume=True, total_timesteps=400)
+    assert result["step"] == 400
+    assert "runs/x: steps 250 to 400 on cpu" in capsys.readouterr().out
+    steps = [event.step for event in scalars(run_dir)["eval/episodic_return"]]
+    assert steps == [100, 200, 250, 300, 400]
+
+
 def test_extended_run_that_dies_is_not_finished(quick, script, monkeypatch):
     """The result of the shorter run goes before training does."""
     run_dir, _ = quick(run_name="x")
-
-    def die(*_):
-        raise MemoryError("dead")
-
     monkeypatch.setattr(script, "critic_loss", die)
     with pytest.raises(MemoryError):
         quick(run_name="x", resume=True, total_timesteps=500)
     assert not (run_dir / "result.json").exists()
 
 
-def refused(capsys, run, **settings):
-    """Return the error line of a run that must exit with 2."""
-    with pytest.raises(SystemExit) as stop:
-        run(**settings)
-    error = capsys.readouterr().err
-    assert stop.value.code == 2
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    return error
+def without(*names):
+    return lambda run_dir: [(run_dir / name).unlink() for name in names]
 
 
-def test_existing_folder_is_never_overwritten(quick, capsys):
+def cut(name, size):
+    return lambda run_dir: (run_dir / name).write_bytes((run_dir / name).read_bytes()[:size])
+
+
+def foreign(run_dir):
+    torch.save({"something": torch.zeros(3)}, run_dir / "checkpoint.pt")
+
+
+MORE = {"total_timesteps": 500}
+# what happened to a finished run of 300 steps, with what it is resumed, what the error says
+REFUSED = {
+    "another seed": (without(), {"seed": 9}, "seed 1"),
+    "other arguments": (without(), MORE | {"gamma": 0.5, "eval_interval": 50}, "gamma 0.99, eval"),
+    "only args.json": (
+        without("result.json", "checkpoint.pt"),
+        {"env_id": "toy/OneSided-v0"},
+        "Count",
+    ),
+    "no checkpoint": (without("checkpoint.pt"), MORE, "no checkpoint"),
+    "cut checkpoint": (cut("checkpoint.pt", 1000), MORE, "checkpoint.pt"),
+    "empty checkpoint": (cut("checkpoint.pt", 0), MORE, "checkpoint.pt"),
+    "foreign checkpoint": (foreign, MORE, "checkpoint.pt"),
+    "cut args.json": (cut("args.json", 100), MORE, "args.json"),
+    "cut result.json": (cut("result.json", 10), MORE, "result.json"),
+    "too few steps": (without("result.json"), {"total_timesteps": 200}, "step 300, beyond"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_refused_resume_changes_no_file(quick, capsys, what):
     run_dir, _ = quick(run_name="x")
-    before = weights(run_dir)
-    assert "--resume" in refused(capsys, quick, run_name="x", seed=9)
-    assert same(weights(run_dir), before)
-
-
-def test_default_names_are_unique_and_safe(quick):
-    names = {quick(total_timesteps=10)[0].name for _ in range(2)}
-    assert len(names) == 2
-    assert all(name.startswith("toy-Count-v0__") for name in names)
-
-
-def test_changed_arguments_are_all_named(quick, capsys):
-    quick(run_name="x")
-    settings = {"resume": True, "total_timesteps": 500, "gamma": 0.5, "eval_interval": 50}
-    error = refused(capsys, quick, run_name="x", **settings)
-    assert "gamma 0.99" in error
-    assert "eval_interval 100" in error
+    happened, settings, word = REFUSED[what]
+    happened(run_dir)
+    before = contents(run_dir)
+    error = refused(capsys, quick, run_name="x", resume=True, **settings)
+    assert word in error
     assert "total_timesteps" not in error
+    assert contents(run_dir) == before
 
 
-def test_folder_that_cannot_be_written(quick, capsys, tmp_path):
-    (tmp_path / "runs").write_text("in the way")
-    assert "runs" in refused(capsys, quick)
+def test_second_process_in_a_folder_is_refused(quick, script, capsys, tmp_path):
+    run_dir, _ = quick(run_name="mine")
+    before = contents(run_dir)
+    with script.FileLock(tmp_path / "runs" / "mine" / "lock"):
+        error = refused(capsys, quick, 3, run_name="mine", resume=True, total_timesteps=400)
+    assert error == "error: another process is training in runs/mine\n"
+    assert contents(run_dir) == before
 
 
-@pytest.mark.parametrize("damage", ["truncated", "foreign", "empty"])
-def test_unreadable_checkpoint_is_an_error_and_stays(quick, capsys, damage):
+# ---- What goes wrong ----
+def test_full_disk_while_saving_leaves_the_last_good_checkpoint(quick, script, capsys):
     run_dir, _ = quick(run_name="x")
     path = run_dir / "checkpoint.pt"
-    if damage == "foreign":
-        torch.save({"something": torch.zeros(3)}, path)
-    else:
-        path.write_bytes(path.read_bytes()[: 1000 if damage == "truncated" else 0])
     before = path.read_bytes()
-    error = refused(capsys, quick, run_name="x", resume=True, total_timesteps=500)
-    assert "checkpoint.pt" in error
-    assert path.read_bytes() == before
-
-
-def test_full_disk_while_saving_leaves_the_last_good_checkpoint(quick, script, tmp_path, capsys):
-    run_dir, _ = quick(run_name="x")
-    path = run_dir / "checkpoint.pt"
-    state = torch.load(path, weights_only=True)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
-        with pytest.raises(SystemExit) as stop:
-            script.save(path, {"large": torch.zeros(1_000_000)})
+        large = {"path": path, "content": {"large": torch.zeros(1_000_000)}}
+        error = refused(capsys, script.save, 1, **large)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    error = capsys.readouterr().err
-    assert stop.value.code == 1
     assert error.startswith("error: cannot write runs/x/checkpoint.pt")
-    assert error.count("\n") == 1
-    assert torch.load(path, weights_only=True)["progress"] == state["progress"]
+    assert path.read_bytes() == before
     assert not list(run_dir.glob("*.tmp"))
 
 
-def test_loss_that_is_not_finite_stops_the_run(quick, capsys):
-    with pytest.raises(SystemExit) as stop:
-        quick(env_id="toy/NanLater-v0", run_name="nan")
-    error = capsys.readouterr().err
-    assert stop.value.code == 1
+def test_loss_that_is_not_finite_stops_the_run(quick, capsys, tmp_path):
+    error = refused(capsys, quick, 1, env_id="toy/NanLater-v0", run_name="nan")
     assert re.fullmatch(r"error: \w+ is not finite at step (1[5-9]\d|200) of runs/nan\n", error)
+    path = tmp_path / "runs" / "nan" / "checkpoint.pt"
+    checkpoint = torch.load(path, weights_only=True)
+    assert checkpoint["progress"]["step"] == 100
+    assert all(tensor.isfinite().all() for tensor in checkpoint["nets"].values())
 
 
 def all_of_replay(script):
     """Return settings by which a batch is sure to hold each transition."""
-    return {"batch_size": 5000} if hasattr(script, "ReplayBuffer") else {}
+    return {"batch_size": 2000, "learning_starts": 140} if hasattr(script, "ReplayBuffer") else {}
 
 
 def test_loss_that_is_not_finite_at_the_last_step_is_no_result(quick, script, tmp_path):
     """The reward of step 151, the last one, is not a number."""
     settings = all_of_replay(script)
-    with pytest.raises(SystemExit) as stop:
+    with pytest.raises(SystemExit, match="^1$"):
         quick(env_id="toy/NanLater-v0", run_name="nan", total_timesteps=151, **settings)
-    assert stop.value.code == 1
     run_dir = tmp_path / "runs" / "nan"
     assert not (run_dir / "result.json").exists()
     assert all(tensor.isfinite().all() for tensor in weights(run_dir).values())
@@ -443,43 +492,6 @@ def test_loss_that_is_not_finite_never_reaches_the_model(quick, script, tmp_path
     settings = all_of_replay(script) | {"checkpoint_interval": 0}
     if "policy_frequency" in vars(script.Args()):
         settings["policy_frequency"] = 1
-    with pytest.raises(SystemExit) as stop:
+    with pytest.raises(SystemExit, match="^1$"):
         quick(env_id="toy/NanLater-v0", run_name="nan", eval_interval=151, **settings)
-    assert stop.value.code == 1
     assert not (tmp_path / "runs" / "nan" / "model.pt").exists()
-
-
-def test_loss_that_is_not_finite_leaves_the_last_good_checkpoint(quick, tmp_path):
-    with pytest.raises(SystemExit):
-        quick(env_id="toy/NanLater-v0", run_name="nan")
-    state = torch.load(tmp_path / "runs" / "nan" / "checkpoint.pt", weights_only=True)
-    assert state["progress"]["step"] == 100
-    assert all(tensor.isfinite().all() for tensor in state["nets"].values())
-
-
-def test_terminal_stays_quiet_and_the_folder_clean(script, tmp_path):
-    process = start(script, tmp_path, env_id="HalfCheetah-v4", total_timesteps=120, run_name="x")
-    out, error = process.communicate()
-    assert (process.returncode, out, error) == (0, "", "")
-    assert os.listdir(tmp_path) == ["runs"]
-
-
-def test_help_explains_every_argument(script, capsys):
-    with pytest.raises(SystemExit) as stop:
-        script.tyro.cli(script.Args, args=["--help"])
-    assert stop.value.code == 0
-    text = capsys.readouterr().out
-    for field in dataclasses.fields(script.Args):
-        assert f"--{field.name.replace('_', '-')}" in text
-
-
-def test_compiled_losses_train_too(quick):
-    _, result = quick(compile=True, total_timesteps=150)
-    assert result["step"] == 150
-
-
-@pytest.mark.skipif(find_library("EGL") is None, reason="no headless OpenGL (EGL) here")
-def test_capture_video_writes_the_last_evaluation(quick):
-    run_dir, _ = quick(env_id="InvertedPendulum-v4", capture_video=True, eval_interval=0)
-    assert [path.name for path in run_dir.glob("videos/*")] == ["step-300-episode-0.mp4"]
-    assert (run_dir / "videos" / "step-300-episode-0.mp4").stat().st_size > 1000

@@ -2,6 +2,9 @@
 
 import importlib.util
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,38 +14,27 @@ spec = importlib.util.spec_from_file_location("diffs", ROOT / "docs" / "diffs.py
 diffs = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(diffs)
 
-# A further script adds its name here and a row to PAIRS in docs/diffs.py.
-FAMILIES = {"ddpg": ["td3", "ac_reparam"], "ppo": []}
-# parts that an algorithm has to change
-OWN = {"ac_reparam": ["imports"]}
+SCRIPTS = sorted(path.name.removesuffix("_continuous.py") for path in ROOT.glob("*_continuous.py"))
+PARENTS = {child: parent for parent, child, _ in diffs.PAIRS}
+RULERS = ["Config", "Networks", "Losses", "Training", "Run"]
+# most lines above the Run ruler
+LENGTHS = {"ddpg": 235, "td3": 245, "ac_reparam": 260}
 # part of a script: a pattern that finds it
-SHARED = {
-    "imports": r"^import json$.*?(?=^# ---- Config)",
-    "head of Args": r"^# ---- Config ----$.*?(?=^    env_id)",
-    "Environment": r"^# ---- Environment ----$.*?(?=^# ---- )",
-    "Evaluation": r"^# ---- Evaluation ----$.*?(?=^# ---- )",
-    "Checkpoint": r"^# ---- Checkpoint ----$.*?(?=^# ---- )",
-    "Training: helpers": r"^# ---- Training ----$.*?(?=^def train)",
-    "Losses: backward": r"^def backward.*?(?=^def )",
-    "Training: set-up": r"^def train.*?(?=^    nets = )",
-    "Training: run": r"^    spaces = .*?(?=^        # Act$)",
-    "Training: step and store": r"^        # Step$.*?^        # Learn$",
-    "Training: updates": r"^            data = rb.sample.*?(?=^        # Log$)",
-    "Training: log to end": r"^        # Log$.*?\Z",
-}
-# what does not depend on whether the data are replayed: the same in every script
 EVERYWHERE = {
     "header": r"\A# /// script.*?^# ///$",
-    "head of Args": SHARED["head of Args"],
-    "Environment": SHARED["Environment"],
-    "Evaluation": SHARED["Evaluation"],
-    "Checkpoint: save": r"^def save.*?(?=^# ---- )",
-    "Training: helpers": SHARED["Training: helpers"],
-    "Training: end": r"^    for signum, handler in .*?\Z",
+    "head of Args": r"^# ---- Config ----$.*?(?=^    env_id)",
+    "Args of every run": r"^    # every run$.*?(?=^# ---- Networks ----$)",
+    "head of train": r"^# ---- Training ----$.*?(?=^ {8}\w)",
+    "end of train": r"^            obs = run.end_iteration.*?(?=^# ---- Run ----$)",
 }
-RULERS = ["Config", "Environment", "Networks", "Losses", "Evaluation", "Checkpoint", "Training"]
-SIBLINGS = [(parent, child) for parent, children in FAMILIES.items() for child in children]
-SCRIPTS = [name for parent, children in FAMILIES.items() for name in (parent, *children)]
+# the same in all that replay
+REPLAY = {
+    "Polyak update": r"^@torch.no_grad\(\)\ndef polyak_update.*?(?=^# ---- )",
+    "random actions": r"^        while .*?(?=^            else:$)",
+    "Step": r"^            next_obs, rewards.*?(?=^            # Store$)",
+    "end of Store": r"^            obs = run.reset_finished.*?(?=^            # Learn$)",
+}
+RUN = {"Run": r"^# ---- Run ----$.*\Z"}
 
 
 def source(name: str) -> str:
@@ -50,15 +42,25 @@ def source(name: str) -> str:
 
 
 def shared(text: str, part: str) -> str:
-    found = re.findall((SHARED | EVERYWHERE)[part], text, re.DOTALL | re.MULTILINE)
+    found = re.findall((EVERYWHERE | REPLAY | RUN)[part], text, re.DOTALL | re.MULTILINE)
     assert len(found) == 1, f"{part}: found {len(found)} times"
-    return found[0]
+    # an algorithm may have defaults of its own
+    return re.sub(r" = \S+(?=  # )", "", found[0]) if part == "Args of every run" else found[0]
+
+
+def family(name: str) -> str:
+    """Return the script that a ladder of siblings starts with."""
+    return family(PARENTS[name]) if name in PARENTS else name
 
 
 def test_every_script_is_in_a_family():
-    assert sorted(SCRIPTS) == sorted(
-        path.name.removesuffix("_continuous.py") for path in ROOT.glob("*_continuous.py")
-    )
+    assert {family(name) for name in SCRIPTS} == {"ddpg", "ppo"}, "add a row to docs/diffs.py"
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_run_section_is_the_same_in_every_script(name):
+    same = shared(source(name), "Run") == shared(source("ddpg"), "Run")
+    assert same, "run: python docs/copy_run.py <the script that you edited>"
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -67,25 +69,51 @@ def test_part_is_the_same_in_every_script(name, part):
     assert shared(source(name), part) == shared(source("ddpg"), part)
 
 
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if family(name) == "ddpg"])
+@pytest.mark.parametrize("part", REPLAY)
+def test_part_is_the_same_in_all_that_replay(name, part):
+    assert shared(source(name), part) == shared(source("ddpg"), part)
+
+
+@pytest.mark.parametrize("part", EVERYWHERE | REPLAY | RUN)
+def test_one_changed_character_is_noticed(part):
+    text = source("ddpg")
+    here = shared(text, part)
+    lines = [line for line in here.splitlines() if line]
+    end = lines[len(lines) // 2][-9:]
+    assert shared(text.replace(end, end[:-1] + chr(ord(end[-1]) ^ 1)), part) != here
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_rulers_are_the_same_words_in_the_same_order(name):
     assert re.findall(r"^# ---- (\w+) ----$", source(name), re.MULTILINE) == RULERS
 
 
-@pytest.mark.parametrize(
-    ("parent", "child", "part"),
-    [(*pair, part) for pair in SIBLINGS for part in SHARED if part not in OWN.get(pair[1], [])],
-)
-def test_shared_part_is_identical(parent, child, part):
-    assert shared(source(child), part) == shared(source(parent), part)
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_algorithm_is_short(name):
+    above = source(name).split("# ---- Run ----")[0]
+    assert above.count("\n") <= LENGTHS.get(name, 320)
 
 
-@pytest.mark.parametrize("part", SHARED | EVERYWHERE)
-def test_one_changed_character_is_noticed(part):
-    text = source("ddpg")
-    here = shared(text, part)
-    changed = here[:-30] + chr(ord(here[-30]) ^ 1) + here[-29:]
-    assert shared(text.replace(here, changed), part) != here
+def test_training_of_ddpg_fits_one_screen():
+    train = re.search(r"^def train.*?(?=\n\n\n)", source("ddpg"), re.DOTALL | re.MULTILINE)[0]
+    assert train.count("\n") + 1 <= 60
+
+
+def test_run_section_is_copied_into_all_scripts(tmp_path):
+    (tmp_path / "docs").mkdir()
+    shutil.copy(ROOT / "docs" / "copy_run.py", tmp_path / "docs")
+    for name in SCRIPTS:
+        text = source(name)
+        if name == "td3":
+            text = text.replace("# ---- Run ----\n", "# ---- Run ----\n# edited\n")
+        (tmp_path / f"{name}_continuous.py").write_text(text)
+    command = [sys.executable, "docs/copy_run.py", "td3_continuous.py"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    for name in SCRIPTS:
+        above, run = source(name).split("# ---- Run ----\n")
+        copied = (tmp_path / f"{name}_continuous.py").read_text()
+        assert copied == above + "# ---- Run ----\n# edited\n" + run
 
 
 @pytest.mark.parametrize(("parent", "child", "ceiling"), diffs.PAIRS)
