@@ -80,13 +80,15 @@ def test_updates_equal_those_of_sb3(name, n_critics, policy_noise):
         torch.manual_seed(step)
         data = rb.sample(args.batch_size)
         q_optimizer.zero_grad()
-        script.backward(script.critic_loss, q_parameters, nets, data, args)
+        script.critic_backward(nets, data, args)
         q_optimizer.step()
         if step % args.policy_frequency == 0:
             actor_optimizer.zero_grad()
-            script.backward(script.actor_loss, list(nets.actor.parameters()), nets, data, args)
+            script.actor_backward(nets, data, args)
             actor_optimizer.step()
-            script.update_targets(nets, args.tau)
+            script.polyak_update(nets.actor, nets.target_actor, args.tau)
+            for i, critic in enumerate(critics, start=1):
+                script.polyak_update(critic, getattr(nets, f"qf{i}_target"), args.tau)
 
     start = script.Networks(obs_dim, act_dim, env.action_space.low, env.action_space.high)
     start.load_state_dict(nets.state_dict())

@@ -109,7 +109,7 @@ def check_critic_gradient(script):
 def check_actor_gradient(script):
     """The gradient is -E[∇_a Q ∇_θ μ], computed with both factors apart."""
     nets, data, args = setup(script)
-    script.backward(script.actor_loss, list(nets.actor.parameters()), nets, data, args)
+    script.actor_backward(nets, data, args)
     actions = nets.actor(data.observations)
     at = actions.detach().requires_grad_()
     (slope,) = torch.autograd.grad(nets.qf1(data.observations, at).sum(), at)
@@ -127,20 +127,17 @@ def check_actor_gradient(script):
 
 
 def check_polyak(script):
-    """θ' ← τθ + (1-τ)θ' for each network, which itself stays."""
+    """θ' ← τθ + (1-τ)θ' for every parameter, and θ itself stays."""
     for tau in 0.1, 0.5:
         nets, _, _ = setup(script)
         before = deepcopy(nets)
-        script.update_targets(nets, tau)
-        pairs = [(nets.actor, nets.target_actor), *critics(nets)]
-        old_pairs = [(before.actor, before.target_actor), *critics(before)]
-        for (net, target), (old_net, old_target) in zip(pairs, old_pairs, strict=True):
-            for name, θ in old_net.named_parameters():
-                expected = tau * θ + (1 - tau) * old_target.get_parameter(name)
-                torch.testing.assert_close(target.get_parameter(name), expected)
-                assert torch.equal(net.get_parameter(name), θ)
+        script.polyak_update(nets.qf1, nets.qf1_target, tau)
+        for name, θ in before.qf1.named_parameters():
+            expected = tau * θ + (1 - tau) * before.qf1_target.get_parameter(name)
+            torch.testing.assert_close(nets.qf1_target.get_parameter(name), expected)
+            assert torch.equal(nets.qf1.get_parameter(name), θ)
         # a graph over all updates would grow, and fill the memory, for as long as the run
-        assert all(parameter.grad_fn is None for parameter in nets.targets)
+        assert all(parameter.grad_fn is None for parameter in nets.qf1_target.parameters())
 
 
 def check_target_smoothing(script):
@@ -164,7 +161,7 @@ def check_target_smoothing(script):
 
 def check_actor_update_leaves_no_gradient_in_the_critic(script):
     nets, data, args = setup(script)
-    script.backward(script.actor_loss, list(nets.actor.parameters()), nets, data, args)
+    script.actor_backward(nets, data, args)
     assert all(parameter.grad is None for parameter in nets.qf1.parameters())
     assert all(parameter.grad is not None for parameter in nets.actor.parameters())
 
@@ -188,8 +185,8 @@ def test_check_holds(script, check):
 # What is broken, how, and the check that has to notice it.
 MUTANTS = {
     "no detach": (
-        "with torch.no_grad():\n        # a'",
-        "if True:\n        # a'",
+        "with torch.no_grad():\n        next_state",
+        "if True:\n        next_state",
         "critic_gradient",
     ),
     "no terminal mask": (
@@ -199,17 +196,14 @@ MUTANTS = {
     ),
     "online critic as target": ("nets.qf1_target(data", "nets.qf1(data", "critic_loss_value"),
     "online actor as target": ("nets.target_actor(data", "nets.actor(data", "critic_loss_value"),
-    "no discount": ("args.gamma * not_done", "not_done", "critic_loss_value"),
+    "no discount": ("not_done * args.gamma", "not_done", "critic_loss_value"),
     "noise not clipped": ("noise.clamp(-args.noise_clip, args.noise_clip)", "noise", "smoothing"),
     "noise not scaled": (" * nets.actor.action_scale\n", "\n", "smoothing"),
     "no scale of the noise": (" * args.policy_noise", "", "smoothing"),
     "one noise a batch": ("randn_like(data.actions)", "randn_like(data.actions[:1])", "smoothing"),
     "one noise a sample": ("randn_like(data.actions)", "randn_like(data.rewards)", "smoothing"),
-    "next action out of bounds": (
-        ".clamp(nets.actor.action_low, nets.actor.action_high)",
-        "",
-        "smoothing",
-    ),
+    "next action out of bounds": (".clamp(low, high)", "", "smoothing"),
+    "no smoothing": ("args.policy_noise > 0", "False", "smoothing"),
     "actor descends Q": ("actor_loss = -nets", "actor_loss = nets", "actor_gradient"),
     "actor ignores its state": (
         "nets.actor(data.observations))",
@@ -217,12 +211,21 @@ MUTANTS = {
         "actor_gradient",
     ),
     "sum for mean": (".mean()", ".sum()", "actor_gradient"),
-    "gradient of every parameter": ("backward(inputs=parameters)", "backward()", "no_gradient"),
-    "swapped Polyak": ("nets.sources, tau)", "nets.sources, 1 - tau)", "polyak"),
-    "Polyak in the autograd graph": ("@torch.no_grad()\ndef update", "def update", "polyak"),
-    "Polyak of the actor alone": (
-        "(nets.targets, nets.sources",
-        "(nets.targets[:6], nets.sources[:6]",
+    "gradient of every parameter": (
+        "backward(inputs=list(nets.actor.parameters()))",
+        "backward()",
+        "no_gradient",
+    ),
+    "swapped Polyak": ("lerp_(param, tau)", "lerp_(param, 1 - tau)", "polyak"),
+    "Polyak the wrong way": ("target_param.lerp_(param", "param.lerp_(target_param", "polyak"),
+    "Polyak in the autograd graph": (
+        "@torch.no_grad()\ndef polyak",
+        "def polyak",
+        "polyak",
+    ),
+    "Polyak of the biases alone": (
+        "        target_param.lerp_",
+        "        if param.ndim == 1: target_param.lerp_",
         "polyak",
     ),
 }
@@ -241,7 +244,7 @@ TD3_MUTANTS = {
 def assert_caught(script, old, new, check, checks=CHECKS):
     """Break the script's networks or losses and run the named check, which must fail."""
     source = (ROOT / f"{script.__name__}.py").read_text()
-    losses = source[source.index("# ---- Networks ----") : source.index("# ---- Evaluation ----")]
+    losses = source[source.index("# ---- Networks ----") : source.index("# ---- Training ----")]
     assert losses.count(old) == 1, f"the mutant does not fit: {old}"
     mutant = types.ModuleType("mutant")
     mutant.__dict__.update(vars(script))
