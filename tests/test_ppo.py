@@ -1,5 +1,6 @@
 """PPO: advantages by definition, the clipped losses by hand, and time limits that end no return."""
 
+import copy
 import types
 
 import gymnasium as gym
@@ -28,7 +29,8 @@ def random_rollout():
     rewards, values, next_values = rng.normal(size=(3, STEPS, ENVS))
     dones = terminations | truncations
     next_values[:-1][~dones[:-1]] = values[1:][~dones[:-1]]  # within an episode s' is the next s
-    return ppo.Rollout(None, None, None, rewards, terminations, dones), values, next_values
+    rollout = types.SimpleNamespace(rewards=rewards, terminations=terminations, dones=dones)
+    return rollout, values, next_values
 
 
 def episode_from(rollout, t, env):
@@ -74,7 +76,7 @@ def check_advantages(script):
     rollout, values, next_values = random_rollout()
     for λ in 0.0, 0.7, 1.0:
         args = script.Args(gamma=0.9, gae_lambda=λ)
-        ours = script.estimate_advantages(rollout, values, next_values, args)
+        ours = script.estimate_advantages(rollout, rollout.rewards, values, next_values, args)
         np.testing.assert_allclose(
             ours, sum_of_td_errors(rollout, values, next_values, 0.9, λ), atol=1e-12
         )
@@ -91,7 +93,8 @@ def test_regression_target_is_the_empirical_return_at_lambda_1():
     """Handout, Eq. 2: with λ = 1, A + V is Σ γ^k r up to the termination."""
     rollout, values, next_values = random_rollout()
     args = ppo.Args(gamma=0.9, gae_lambda=1.0)
-    returns = ppo.estimate_advantages(rollout, values, next_values, args) + values
+    advantages = ppo.estimate_advantages(rollout, rollout.rewards, values, next_values, args)
+    returns = advantages + values
     expected = sum(0.9**k * rollout.rewards[k, 0] for k in range(4))  # terminates at step 3
     assert returns[0, 0] == pytest.approx(expected)
 
@@ -155,7 +158,7 @@ def check_losses(script):
 
 def check_gradient(script):
     nets, data, args = setup(ent_coef=0.1)
-    script.backward(list(nets.parameters()), nets, data, args)
+    script.backward(nets, data, args)
 
     def total():
         return numpy_actor_loss(nets, data, args) + 0.5 * numpy_critic_loss(nets, data, args)
@@ -227,13 +230,14 @@ def test_handout_surrogate_is_misprinted():
 @pytest.fixture
 def rollouts(monkeypatch):
     """Record each rollout and what the losses were given of it."""
-    seen = types.SimpleNamespace(rollouts=[], batches=[], log_ratios=[])
+    seen = types.SimpleNamespace(rollouts=[], rewards=[], batches=[], log_ratios=[])
     estimate, loss = ppo.estimate_advantages, ppo.actor_loss
 
-    def recorded_estimate(rollout, *rest):
-        seen.rollouts.append(rollout)
+    def recorded_estimate(rollout, rewards, *rest):
+        seen.rollouts.append(copy.deepcopy(rollout))  # the loop fills the same one again
+        seen.rewards.append(rewards)
         seen.batches.append([])
-        return estimate(rollout, *rest)
+        return estimate(rollout, rewards, *rest)
 
     def recorded_loss(nets, data, args):
         with torch.no_grad():
@@ -252,8 +256,10 @@ def rollouts(monkeypatch):
 def test_rollouts_are_what_happened(quick, rollouts, num_envs):
     """Across truncation (5 steps), termination (7 steps) and the ends of segments."""
     quick(num_envs=num_envs, checkpoint_interval=150)
-    joined = [np.concatenate(arrays) for arrays in zip(*rollouts.rollouts, strict=True)]
-    every = ppo.Rollout(*joined)
+    every = types.SimpleNamespace()
+    for name in "observations", "next_observations", "terminations", "dones":
+        parts = [getattr(rollout, name) for rollout in rollouts.rollouts]
+        setattr(every, name, np.concatenate(parts))
     for env in range(num_envs):
         obs, next_obs = every.observations[:, env], every.next_observations[:, env]
         terminates, length = ends(obs)
@@ -279,9 +285,8 @@ def test_rewards_are_scaled_by_the_spread_of_discounted_returns(quick, rollouts)
         discounted = 0.8 * discounted + reward
         returns.append(discounted)
         discounted *= not done
-    np.testing.assert_allclose(
-        rollout.rewards[:, 0], (raw / np.std(returns)).clip(-10, 10), rtol=1e-2
-    )
+    scaled = (raw / np.std(returns)).clip(-10, 10)
+    np.testing.assert_allclose(rollouts.rewards[0][:, 0], scaled, rtol=1e-2)
 
 
 @RUN
