@@ -9,6 +9,8 @@
 A run's args.json names its script, which is looked for beside this file and brings the networks and
 the environments; model.pt brings the weights. With the same seed and number of episodes the returns
 are those of the run's last evaluation, exactly so on the CPU of the kind of machine it trained on.
+`std` divides by n - 1. The returns are printed before the video is made: a video that fails costs only
+the video, a line that says why, and exit code 2.
 
     python evaluate.py runs/NAME --video cheetah.mp4
 """
@@ -73,25 +75,31 @@ def load_run(run_dir: Path, args: Args):
     return script, run_args, nets.actor.eval()
 
 
-def record(script: ModuleType, actor, run_args, file: Path) -> None:
+def record(run_dir: Path, args: Args) -> None:
     """Record an episode; an older file is replaced when the new one is complete."""
-    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-        script.evaluate(actor, run_args, 1, Path(folder, "video"))
-        (video,) = Path(folder).glob("*.mp4")
-        video.replace(file)
+    try:
+        script, run_args, actor = load_run(run_dir, args)
+        with tempfile.TemporaryDirectory(dir=args.video.parent) as folder:
+            script.evaluate(actor, run_args, 1, Path(folder, "video"))
+            (video,) = Path(folder).glob("*.mp4")
+            video.replace(args.video)
+    except SystemExit:  # the script has said why
+        raise
+    except Exception as error:
+        fail(f"cannot record {args.video}: {type(error).__name__}: {error}")
 
 
 def play(run_dir: Path, args: Args) -> dict:
     """Evaluate one run; exits with one line and code 2 if its folder is not fit for that."""
     try:
         script, run_args, actor = load_run(run_dir, args)
-        returns = script.evaluate(actor, run_args, args.episodes or run_args.eval_episodes)
-        if args.video:
-            record(script, actor, run_args, args.video)
+        episodes = args.episodes or run_args.eval_episodes
+        returns, discounted = script.evaluate(actor, run_args, episodes)
     except Exception as error:
         fail(f"cannot evaluate {run_dir}: {type(error).__name__}: {error}")
-    summary = {"run": str(run_dir), "mean": returns.mean(), "std": returns.std()}
-    return summary | {"returns": returns.tolist()}
+    std = returns.std(ddof=1) if episodes > 1 else 0.0
+    summary = {"run": str(run_dir), "mean": float(returns.mean()), "std": float(std)}
+    return summary | {"returns": returns.tolist(), "discounted": discounted.tolist()}
 
 
 def fail(message: str) -> None:
@@ -127,6 +135,8 @@ def main(args: Args) -> list[dict]:
             )
     if broken:
         raise SystemExit(2)
+    if args.video:
+        record(args.runs[0], args)
     return results
 
 

@@ -1,6 +1,7 @@
 """A problem with a known optimum is solved."""
 
 import gymnasium as gym
+import numpy as np
 from conftest import Regulator
 
 import ddpg_continuous
@@ -45,6 +46,7 @@ def test_linear_quadratic_problem_is_solved_to_within_5_percent(quick, script, m
         **(OFF_POLICY if hasattr(script, "ReplayBuffer") else ON_POLICY),
     )
     envs = gym.make_vec("toy/Regulator-v0", episodes, "sync")
-    obs, _ = envs.reset(seed=seed + 100)
+    seeds = np.random.SeedSequence([seed, 0, 1]).generate_state(episodes)
+    obs, _ = envs.reset(seed=seeds.tolist())
     optimum = -optimal_cost_per_x2() * (obs**2).mean()
     assert optimum * 1.05 <= result["eval_mean"] <= optimum * 0.9999
