@@ -9,8 +9,8 @@
 A run's args.json names its script, which is looked for beside this file and brings the networks and
 the environments; model.pt brings the weights. With the same seed and number of episodes the returns
 are those of the run's last evaluation, exactly so on the CPU of the kind of machine it trained on.
-`std` divides by n - 1. The returns are printed before the video is made: a video that fails costs only
-the video, a line that says why, and exit code 2.
+`std` divides by n - 1; --json has the discounted returns too. A video is made after the returns are
+printed: one that fails costs a line that says why, and exit code 2.
 
     python evaluate.py runs/NAME --video cheetah.mp4
 """
@@ -19,6 +19,7 @@ import importlib.util
 import json
 import sys
 import tempfile
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
@@ -75,44 +76,59 @@ def load_run(run_dir: Path, args: Args):
     return script, run_args, nets.actor.eval()
 
 
-def record(run_dir: Path, args: Args) -> None:
-    """Record an episode; an older file is replaced when the new one is complete."""
-    try:
-        script, run_args, actor = load_run(run_dir, args)
-        with tempfile.TemporaryDirectory(dir=args.video.parent) as folder:
-            script.evaluate(actor, run_args, 1, Path(folder, "video"))
-            (video,) = Path(folder).glob("*.mp4")
-            video.replace(args.video)
-    except SystemExit:  # the script has said why
-        raise
-    except Exception as error:
-        fail(f"cannot record {args.video}: {type(error).__name__}: {error}")
-
-
-def play(run_dir: Path, args: Args) -> dict:
-    """Evaluate one run; exits with one line and code 2 if its folder is not fit for that."""
-    try:
-        script, run_args, actor = load_run(run_dir, args)
-        episodes = args.episodes or run_args.eval_episodes
-        returns, discounted = script.evaluate(actor, run_args, episodes)
-    except Exception as error:
-        fail(f"cannot evaluate {run_dir}: {type(error).__name__}: {error}")
-    std = returns.std(ddof=1) if episodes > 1 else 0.0
-    summary = {"run": str(run_dir), "mean": float(returns.mean()), "std": float(std)}
-    return summary | {"returns": returns.tolist(), "discounted": discounted.tolist()}
-
-
 def fail(message: str) -> None:
     print("error:", " ".join(message.split()), file=sys.stderr)
     raise SystemExit(2)
+
+
+@contextmanager
+def attempt(task: str):
+    """Turn an error into one line and code 2; what a script prints stays out of the JSON."""
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    except Exception as error:
+        fail(f"cannot {task}: {type(error).__name__}: {error}")
+
+
+def play(run_dir: Path, args: Args) -> dict:
+    """Evaluate one run."""
+    with attempt(f"evaluate {run_dir}"):
+        script, run_args, actor = load_run(run_dir, args)
+        episodes = args.episodes or run_args.eval_episodes
+        returns, discounted = script.evaluate(actor, run_args, episodes)
+    std = returns.std(ddof=1) if episodes > 1 else 0.0
+    summary = {"run": str(run_dir), "mean": float(returns.mean()), "std": float(std)}
+    return summary | {"returns": returns.tolist(), "discounted_returns": discounted.tolist()}
+
+
+def record(run_dir: Path, args: Args) -> None:
+    """Record an episode; an older file is replaced when the new one is complete."""
+    with attempt(f"record {args.video}"), tempfile.TemporaryDirectory(dir=args.video.parent) as tmp:
+        script, run_args, actor = load_run(run_dir, args)
+        script.evaluate(actor, run_args, 1, Path(tmp, "video"))
+        (video,) = Path(tmp).glob("*.mp4")
+        video.replace(args.video)
+
+
+def table(results: list[dict]) -> str:
+    width = max(len(result["run"]) for result in results)
+    lines = [f"{'run':{width}}  {'mean':>9}  {'std':>8}  returns"]
+    for result in results:
+        returns = " ".join(f"{value:.1f}" for value in result["returns"])
+        lines.append(
+            f"{result['run']:{width}}  {result['mean']:9.2f}  {result['std']:8.2f}  {returns}"
+        )
+    return "\n".join(lines)
 
 
 def main(args: Args) -> list[dict]:
     """Evaluate runs and print their returns; a broken one has its line and the others go on."""
     if not args.runs:
         fail("name at least one folder of a run")
-    if args.episodes is not None and args.episodes < 1:
-        fail(f"--episodes must be at least 1, not {args.episodes}")
+    for name, low in ("episodes", 1), ("seed", 0):
+        if (value := getattr(args, name)) is not None and value < low:
+            fail(f"--{name} must be at least {low}, not {value}")
     if args.video and (len(args.runs) > 1 or args.video.suffix != ".mp4"):
         fail("--video takes one run and a file that ends in .mp4")
     if args.video and not args.video.parent.is_dir():
@@ -123,16 +139,8 @@ def main(args: Args) -> list[dict]:
             results.append(play(run_dir, args))
         except SystemExit:
             broken = True
-    if args.json:
-        print(json.dumps(results, indent=2))
-    elif results:
-        width = max(len(result["run"]) for result in results)
-        print(f"{'run':{width}}  {'mean':>9}  {'std':>8}  returns")
-        for result in results:
-            returns = " ".join(f"{value:.1f}" for value in result["returns"])
-            print(
-                f"{result['run']:{width}}  {result['mean']:9.2f}  {result['std']:8.2f}  {returns}"
-            )
+    if args.json or results:  # flushed: drawing can kill the process
+        print(json.dumps(results, indent=2) if args.json else table(results), flush=True)
     if broken:
         raise SystemExit(2)
     if args.video:

@@ -6,8 +6,11 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from ctypes.util import find_library
 from pathlib import Path
+from statistics import stdev
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -43,6 +46,7 @@ def test_returns_are_those_of_the_last_evaluation(run, copy, monkeypatch, tmp_pa
     monkeypatch.chdir(tmp_path)
     (played,) = play(copy)
     assert (played["mean"], played["std"]) == (run[1]["eval_mean"], run[1]["eval_std"])
+    assert played["std"] == pytest.approx(stdev(played["returns"]))
     assert len(played["returns"]) == 3
 
 
@@ -61,6 +65,15 @@ def test_episodes_and_seed(run):
     assert more["returns"][:3] == pytest.approx(own["returns"], rel=1e-5)
     assert len(more["returns"]) == 5
     assert not set(other["returns"]) & set(own["returns"])
+    assert play(run[0], episodes=1)[0]["std"] == 0
+
+
+def test_discounted_returns(copy):
+    """Of a reward of 1 at each of 20 steps."""
+    change_args(env_id="toy/Truncates-v0", max_episode_steps=20, gamma=0.9)(copy)
+    (played,) = play(copy)
+    assert played["returns"] == [20] * 3
+    assert played["discounted_returns"] == pytest.approx([(1 - 0.9**20) / (1 - 0.9)] * 3)
 
 
 def test_table_and_json_say_the_same(run, capsys):
@@ -134,6 +147,7 @@ def test_spoilt_folder_is_named_and_the_others_go_on(run, copy, what, capsys, tm
     [
         {"runs": ()},
         {"episodes": 0},
+        {"seed": -1},
         {"video": Path("a.gif")},
         {"video": Path("nowhere/a.mp4")},
         {"runs": (Path("a"),) * 2},
@@ -166,6 +180,31 @@ def test_what_is_no_training_script(run, tmp_path, content, capsys):
         assert re.fullmatch("error: cannot evaluate .*\n", capsys.readouterr().err)
 
 
+@pytest.mark.parametrize("run", ["ddpg_continuous"], indirect=True)
+def test_prints_of_a_script_stay_out_of_the_json(copy, tmp_path, capsys):
+    mine = tmp_path / "mine.py"
+    mine.write_text("print('a remark')\n" + (ROOT / "ddpg_continuous.py").read_text())
+    played = play(copy, script=mine, json=True)
+    printed = capsys.readouterr()
+    assert (json.loads(printed.out), printed.err) == (played, "a remark\n")
+
+
+@pytest.mark.parametrize("run", ["ddpg_continuous"], indirect=True)
+@pytest.mark.filterwarnings("ignore:.*render_mode")
+@pytest.mark.parametrize("why", ["an environment without pictures", "a full disk"])
+def test_a_video_that_fails_costs_only_the_video(run, why, tmp_path, monkeypatch, capsys):
+    play(run[0])
+    table = capsys.readouterr().out
+    if why == "a full disk":
+        monkeypatch.setattr(tempfile, "TemporaryDirectory", Mock(side_effect=OSError(28, why)))
+    with pytest.raises(SystemExit, match="2"):
+        play(run[0], video=tmp_path / "a.mp4")
+    printed = capsys.readouterr()
+    assert printed.out == table
+    assert re.fullmatch("error: cannot (make|record) .*\n", printed.err)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.skipif(find_library("EGL") is None, reason="no headless OpenGL (EGL) here")
 def test_video(tmp_path):
     """As a user would: a run, then its video, by command."""
@@ -174,7 +213,7 @@ def test_video(tmp_path):
         subprocess.run([sys.executable, *map(str, command)], cwd=tmp_path, check=True)
 
     flags = "--env-id InvertedPendulum-v4 --total-timesteps 100 --learning-starts 50 --run-name a"
-    call(ROOT / "ddpg_continuous.py", *flags.split(), "--torch-threads", 1)
+    call(ROOT / "ddpg_continuous.py", *flags.split())
     call(ROOT / "evaluate.py", "runs/a", "--video", "a.mp4")
     assert (tmp_path / "a.mp4").stat().st_size > 1000
     assert {path.name for path in tmp_path.iterdir()} == {"runs", "a.mp4"}
