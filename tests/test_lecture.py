@@ -58,17 +58,22 @@ def test_notebook_runs_and_leaves_no_file(kernel):
 
 MUTANTS = {
     "no terminal mask": ("1 - data.dones.flatten()", "1", "bellman-numbers"),
-    "no discount": ("args.gamma * not_done", "not_done", "bellman-numbers"),
+    "no discount": ("not_done * args.gamma", "not_done", "bellman-numbers"),
     "online critic as target": (
         "next_observations).rsample()",
         "next_observations).rsample(); nets.qf1_target = nets.qf1",
         "bellman-perturbed",
     ),
-    "targets stay": ("nets.sources, tau)", "nets.sources, tau) if 0 else 0", "polyak-half"),
-    "swapped Polyak": ("    torch._foreach", "    tau = 1 - tau; torch._foreach", "polyak-tenth"),
+    "targets stay": ("lerp_(param, tau)", "lerp(param, tau)", "polyak-half"),
+    "swapped Polyak": (
+        "    for param, target_param",
+        "    tau = 1 - tau\n    for param, target_param",
+        "polyak-tenth",
+    ),
     "actor descends Q": ("actor_loss = -objective", "actor_loss = objective", "actor-numbers"),
     "sampled twice": ("objective = nets", "policy.sample(); objective = nets", "actor-numbers"),
-    "no gradient through the sample": ('args.estimator == "pathwise"', "False", "actor-numbers"),
+    "spread not learned": ("self.log_std.exp()", "self.log_std.detach().exp()", "actor-numbers"),
+    "score through the sample": ('args.estimator == "pathwise"', "True", "agreement"),
     "score without Q": (" * objective.detach()", "", "agreement"),
     "not squashed": ("TanhTransform(1), rescale]", "rescale]", "actor-numbers"),
 }  # fmt: skip
