@@ -4,17 +4,17 @@
 #     "stable-baselines3==2.9.2", "tyro==1.0.17", "tensorboard==2.21.0", "tqdm==4.70.1",
 #     "filelock==4.2.11", "moviepy==2.2.1"]
 # ///
-"""Actor-critic of the lecture's homework, an SVG(0): Heess et al. 2015, arXiv:1510.09142.
+"""Actor-critic of the lecture's homework, an SVG(0), Heess et al. 2015, arXiv:1510.09142.
 
 Critic: minimise E[(Q(s,a) - y)²], y = r + γ(1-d) Q'(s', a'), a' ~ π(·|s').
-Actor: maximise E[Q(s, a)], a ~ π(·|s). Parent: ddpg_continuous.py, from which it differs in
-1. a Gaussian policy squashed by tanh, which explores by itself and samples the target's action,
-2. the gradient through the sample, or `--estimator score`, and an optional entropy bonus,
-3. iterations of `steps_per_iteration` steps, then `updates_per_iteration` updates; tanh networks.
+Actor: maximise E[Q(s, a)], a ~ π(·|s). Parent: svg0_continuous.py, from which it differs in
+1. iterations of `steps_per_iteration` steps, then `updates_per_iteration` updates,
+2. tanh networks, and no slow copy of the actor,
+3. the gradient through the sample, or `--estimator score`, and an optional entropy bonus.
 
 Departures from the paper:
 1. Every `checkpoint_interval` steps the running episodes are cut, as a time limit would.
-2. The noise is drawn afresh, not inferred from the data; nothing is weighted by importance.
+2. z is drawn afresh, not inferred from the data; nothing is weighted by importance.
 
     python ac_reparam_continuous.py --env-id HalfCheetah-v4
 """
@@ -98,7 +98,7 @@ class QNetwork(nn.Module):
 
 
 class Actor(nn.Module):
-    """μ(s): (batch, obs_dim) -> (batch, act_dim), each dimension within its own bounds."""
+    """π(·|s), and its mode μ(s): (batch, obs_dim) -> (batch, act_dim), within the bounds."""
 
     def __init__(self, obs_dim, act_dim, action_low, action_high):
         super().__init__()
@@ -111,20 +111,17 @@ class Actor(nn.Module):
         self.register_buffer("action_scale", (self.action_high - self.action_low) / 2)
         self.register_buffer("action_bias", (self.action_high + self.action_low) / 2)
 
-    def mean(self, x):
+    def distribution(self, x):
+        """π(·|s): a = tanh(u) · scale + bias, u ~ N(m, σ²), with the density of a."""
         x = torch.tanh(self.fc1(x))
         x = torch.tanh(self.fc2(x))
-        return self.fc_mu(x)
-
-    def forward(self, x):
-        x = torch.tanh(self.mean(x))
-        return x * self.action_scale + self.action_bias
-
-    def distribution(self, x):
-        """π(·|s): a = tanh(u) · scale + bias, u ~ N(mean(s), exp(log_std)²)."""
-        normal = Normal(self.mean(x), self.log_std.exp(), validate_args=False)
+        normal = Normal(self.fc_mu(x), self.log_std.exp(), validate_args=False)
         rescale = AffineTransform(self.action_bias, self.action_scale, 1, cache_size=1)
         return TransformedDistribution(normal, [TanhTransform(1), rescale], validate_args=False)
+
+    def forward(self, x):
+        x = torch.tanh(self.distribution(x).base_dist.mean)
+        return x * self.action_scale + self.action_bias
 
 
 class Networks(nn.Module):
@@ -425,7 +422,7 @@ class Run(ExitStack):
             fail(f"{self.dir} is finished and has no checkpoint to continue from")
         self.progress = checkpoint.get("progress", {"step": 0, "seconds": 0.0})
         self.global_step = self.iteration_step = self.log_step = self.progress["step"]
-        if self.global_step > total:
+        if self.global_step > total and old.get("total_timesteps") != total:
             fail(f"{self.dir} is at step {self.global_step}, beyond --total-timesteps {total}")
         if checkpoint:
             self.restore(checkpoint)

@@ -487,7 +487,7 @@ class Run(ExitStack):
             fail(f"{self.dir} is finished and has no checkpoint to continue from")
         self.progress = checkpoint.get("progress", {"step": 0, "seconds": 0.0})
         self.global_step = self.iteration_step = self.log_step = self.progress["step"]
-        if self.global_step > total:
+        if self.global_step > total and old.get("total_timesteps") != total:
             fail(f"{self.dir} is at step {self.global_step}, beyond --total-timesteps {total}")
         if checkpoint:
             self.restore(checkpoint)

@@ -1,6 +1,7 @@
 """Where the time of a training step goes, how far that is from bare arithmetic and from SB3.
 
 python benchmarks/speed.py [td3_continuous] [--compile] [--threads 2]
+python benchmarks/speed.py sac_continuous --against-sb3
 
 Prints one table; docs/performance.md defines its figures.
 """
@@ -39,6 +40,7 @@ class Options:
     env_id: str = "HalfCheetah-v4"  # id of the environment
     threads: int = 1  # CPU threads of PyTorch (the table's last line measures two against one)
     compile: bool = False  # measure the script with its --compile
+    against_sb3: bool = False  # only the comparison with SB3
     steps: int = 2_000  # environment steps of a measurement
     repeats: int = 5  # measurements of each kind, at least 2; the table shows medians
 
@@ -60,9 +62,10 @@ def run_sb3(algorithm, options, timesteps):
     start = time.perf_counter()
     torch.set_num_threads(options.threads)
     env = gym.make(options.env_id)
-    noise = NormalActionNoise(
-        np.zeros(env.action_space.shape), np.full(env.action_space.shape, 0.1)
-    )
+    shape = env.action_space.shape
+    noise = NormalActionNoise(np.zeros(shape), np.full(shape, 0.1))
+    if algorithm is sb3.SAC:
+        noise = None
     same = dict(learning_rate=3e-4, batch_size=256, tau=0.005, gamma=0.99, buffer_size=1_000_000)
     nets = dict(net_arch=[256, 256], activation_fn=torch.nn.ReLU)
     model = algorithm(
@@ -282,25 +285,8 @@ def updates_alone(module, options, block=50):
     return [median(seconds[2:]) for seconds in times.values()]
 
 
-def main(options: Options):
-    sys.path.insert(0, str(ROOT))
-    module = importlib.import_module(options.script)
-    algorithm, frequency, bar = {"ddpg": (sb3.DDPG, 1, "130 %"), "td3": (sb3.TD3, 2, "115 %")}[
-        options.script.split("_")[0]
-    ]
-
-    def ours(timesteps):
-        return run(module, options, timesteps, policy_frequency=frequency)
-
-    def theirs(timesteps):
-        return run_sb3(algorithm, options, timesteps)
-
-    def two_threads(timesteps):
-        return run(module, options, timesteps, torch_threads=2)
-
-    def one_thread(timesteps):
-        return run(module, options, timesteps, torch_threads=1)
-
+def breakdown(module, options):
+    """Return the table's lines on the parts of a step."""
     parts = split(module, options)
     floors = {name: parts.pop(f"{name} floor") for name in ("critic", "actor")}
     against = "matrix products"
@@ -318,6 +304,27 @@ def main(options: Options):
     rows.append(("sample to Polyak", learn, against, sum(floors.values())))
     alone, floor = updates_alone(module, options)
     rows.append(("updates back to back", alone, against, floor, "70 %"))
+    return rows
+
+
+def main(options: Options):
+    sys.path.insert(0, str(ROOT))
+    module = importlib.import_module(options.script)
+    peers = {"ddpg": (sb3.DDPG, 1, "130 %"), "td3": (sb3.TD3, 2, "115 %")}
+    peers["sac"] = sb3.SAC, 1, "160 %" if options.compile else "130 %"
+    algorithm, frequency, bar = peers[options.script.split("_")[0]]
+
+    def ours(timesteps):
+        return run(module, options, timesteps, policy_frequency=frequency)
+
+    def theirs(timesteps):
+        return run_sb3(algorithm, options, timesteps)
+
+    def two_threads(timesteps):
+        return run(module, options, timesteps, torch_threads=2)
+
+    def one_thread(timesteps):
+        return run(module, options, timesteps, torch_threads=1)
 
     def marginals():
         # first what only a first run does
@@ -325,15 +332,11 @@ def main(options: Options):
         runs = two_threads, one_thread
         return [[marginal(options, run) for run in runs] for _ in range(options.repeats)]
 
-    pairs = [
-        (
-            f"step, policy frequency {frequency}",
-            f"SB3's {algorithm.__name__}",
-            bar,
-            in_turn(options, ours, theirs),
-        ),
-        ("step, 2 threads", "1 thread", "130 %", marginals()),
-    ]
+    rows = [] if options.against_sb3 else breakdown(module, options)
+    name, against = f"step, policy frequency {frequency}", f"SB3's {algorithm.__name__}"
+    pairs = [(name, against, bar, in_turn(options, ours, theirs))]
+    if not options.against_sb3:
+        pairs.append(("step, 2 threads", "1 thread", "130 %", marginals()))
     for name, against, bar, times in pairs:
         a, b = (median(column) for column in zip(*times, strict=True))
         low, ratio, high = quantiles((b / a for a, b in times), n=4)

@@ -41,6 +41,11 @@ PPO_TAGS = {
 TABLE = {
     "ddpg_continuous": (REPLAY, CRITIC),
     "td3_continuous": (REPLAY, CRITIC | TWIN),
+    "svg0_continuous": (REPLAY, CRITIC | {"losses/policy_std"}),
+    "sac_continuous": (
+        REPLAY,
+        CRITIC | TWIN | {"losses/entropy", "losses/alpha"},
+    ),
     "ac_reparam_continuous": (REPLAY | AC, CRITIC | {"losses/policy_std"}),
     "ppo_continuous": (PPO, PPO_TAGS),
 }

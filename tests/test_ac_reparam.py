@@ -1,30 +1,31 @@
 """The notebook's actor-critic: its printed numbers, both estimators, its schedule."""
 
+import math
 from copy import deepcopy
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from conftest import only, same, weights
 from test_environments import replay
 from test_losses import (
-    ACT,
-    BATCH,
     HIGH,
     LOW,
     assert_caught,
+    check_polyak,
     finite_difference,
     layer,
     setup,
     steepest,
 )
-from test_runs import same, weights
+from test_svg0 import noise
 from torch import nn, optim
 
 import ac_reparam_continuous as ac
 
 SCALE, BIAS = (HIGH - LOW) / 2, (HIGH + LOW) / 2
-RUN = pytest.mark.parametrize("script", [ac.__name__], indirect=True)
+RUN = only([ac.__name__])
 
 
 # ---- The numbers that the notebook prints ----
@@ -73,19 +74,22 @@ def check_notebook_polyak(script):
     with torch.no_grad():
         for parameter in nets.qf1.parameters():
             parameter += 1
-    script.update_targets(nets, 0.5)
+    script.polyak_update(nets.qf1, nets.qf1_target, 0.5)
     for parameter, target in zip(nets.qf1.parameters(), nets.qf1_target.parameters(), strict=True):
         torch.testing.assert_close(parameter - target, torch.full_like(target, 0.5))
 
 
+class Atanh(nn.Module):
+    def forward(self, x):
+        return torch.atanh(x)
+
+
 def check_notebook_actor_loss(script):
-    """Its network has one hidden layer of 2, so the trunk is replaced; one sample per update."""
+    """Its network has one hidden layer, of 2 units: here atanh undoes the second one's tanh."""
     actor = script.Actor(3, 2, -np.ones(2), np.ones(2))
     torch.manual_seed(0)
-    actor.fc1, actor.fc_mu = nn.Linear(3, 2), nn.Linear(2, 2)
-    actor.mean = lambda x: actor.fc_mu(torch.tanh(actor.fc1(x)))
-    parameters = [*actor.fc1.parameters(), *actor.fc_mu.parameters(), actor.log_std]
-    optimizer = optim.Adam(parameters, lr=0.25)
+    actor.fc1, actor.fc2, actor.fc_mu = nn.Linear(3, 2), Atanh(), nn.Linear(2, 2)
+    optimizer = optim.Adam(actor.parameters(), lr=0.25)
     np.random.seed(0)
     data = tensors(observations=np.random.normal(size=(5, 3)))
 
@@ -95,7 +99,7 @@ def check_notebook_actor_loss(script):
     nets, losses = SimpleNamespace(actor=actor, qf1=critic), []
     for _ in range(6):
         optimizer.zero_grad()
-        metrics = script.backward(script.actor_loss, parameters, nets, data, script.Args())
+        metrics = script.actor_backward(nets, data, script.Args())
         optimizer.step()
         losses.append(metrics["actor_loss"].item())
     assert relative_error(losses[0], -17.083496) < 1e-6
@@ -121,13 +125,6 @@ def numpy_log_prob(actor, obs, u):
     return (normal - np.log(SCALE * (1 - np.tanh(u) ** 2))).sum(1)
 
 
-def noise(seed):
-    """Return z as a policy draws it after this seed: once, for each row and dimension."""
-    torch.manual_seed(seed)
-    zeros = torch.zeros(BATCH, ACT).double()
-    return torch.normal(zeros, zeros + 1).numpy()
-
-
 def check_critic_loss_value(script):
     """One sample from the current policy at s', valued by the target network."""
     nets, data, args = setup(script)
@@ -146,7 +143,7 @@ def check_critic_gradient(script):
     """No gradient reaches the policy or the target network."""
     nets, data, args = setup(script)
     frozen = [nets.actor, nets.qf1_target.requires_grad_(True)]
-    script.critic_loss(nets, data, args)[0].backward()
+    script.critic_backward(nets, data, args)
     assert all(parameter.grad is None for net in frozen for parameter in net.parameters())
     assert all(parameter.grad is not None for parameter in nets.qf1.parameters())
 
@@ -163,7 +160,7 @@ def check_pathwise_gradient(script):
         return -(q - 0.2 * numpy_log_prob(actor, obs, u)).mean()
 
     torch.manual_seed(3)
-    script.backward(script.actor_loss, list(actor.parameters()), nets, data, args)
+    script.actor_backward(nets, data, args)
     for weight in actor.fc1.weight, actor.fc_mu.bias, actor.log_std:
         index = steepest(weight)
         slope = finite_difference(weight, index, loss)
@@ -179,25 +176,13 @@ def check_score_gradient(script):
     u = mean + std * noise(3)
     q = numpy_q(nets.qf1, obs, np.tanh(u) * SCALE + BIAS) - 0.2 * numpy_log_prob(actor, obs, u)
     torch.manual_seed(3)
-    script.backward(script.actor_loss, list(actor.parameters()), nets, data, args)
+    script.actor_backward(nets, data, args)
     for weight in actor.fc1.weight, actor.fc_mu.bias, actor.log_std:
         index = steepest(weight)
         slope = finite_difference(
             weight, index, lambda: -(numpy_log_prob(actor, obs, u) * q).mean()
         )
         assert weight.grad[index].item() == pytest.approx(slope, rel=1e-4)
-
-
-def check_polyak(script):
-    """With τ 0.1 swapped coefficients are caught, which the notebook's 0.5 lets through."""
-    nets, _, _ = setup(script)
-    before = deepcopy(nets)
-    script.update_targets(nets, 0.1)
-    for name, θ in before.qf1.named_parameters():
-        expected = 0.1 * θ + 0.9 * before.qf1_target.get_parameter(name)
-        torch.testing.assert_close(nets.qf1_target.get_parameter(name), expected)
-        assert torch.equal(nets.qf1.get_parameter(name), θ)
-    assert all(parameter.grad_fn is None for parameter in nets.targets)
 
 
 CHECKS = [
@@ -226,8 +211,7 @@ MUTANTS = {
         "nets.actor(data.next_observations)",
         "critic_loss_value",
     ),
-    "Polyak in the autograd graph": ("@torch.no_grad()\ndef update", "def update", "check_polyak"),
-    "swapped Polyak": ("nets.sources, tau)", "nets.sources, 1 - tau)", "check_polyak"),
+    "swapped Polyak": ("lerp_(param, tau)", "lerp_(param, 1 - tau)", "check_polyak"),
     "no gradient through the sample": ('args.estimator == "pathwise"', "False", "pathwise"),
     "gradient through the sample": ('args.estimator == "pathwise"', "True", "score_gradient"),
     "pathwise for both": ('args.estimator == "score"', "False", "score_gradient"),
@@ -236,7 +220,7 @@ MUTANTS = {
     "entropy with the wrong sign": ("- args.entropy_coef", "+ args.entropy_coef", "pathwise"),
     "actor descends Q": ("actor_loss = -objective", "actor_loss = objective", "actor_loss"),
     "density of u, not of a": (", 1, cache_size=1)", ".detach().sign(), 1, 1)", "score_gradient"),
-    "squashed twice": ("return self.fc_mu(x)", "return torch.tanh(self.fc_mu(x))", "pathwise"),
+    "squashed twice": ("Normal(self.fc_mu(x)", "Normal(torch.tanh(self.fc_mu(x))", "pathwise"),
 }  # fmt: skip
 
 
@@ -277,8 +261,7 @@ def test_exploration_is_the_policy_itself(quick):
     rb, scale = replay(run_dir), np.array([1.0, 5.0])
     nets = ac.Networks(3, 2, -scale, scale)
     nets.load_state_dict(weights(run_dir))
-    with torch.no_grad():
-        mean = nets.actor.mean(torch.tensor(rb["observations"])).numpy()
+    mean = numpy_policy(nets.actor, rb["observations"])[0]
     inside = (np.abs(rb["actions"] / scale) < 0.999).all((1, 2))
     z = (np.arctanh(np.clip(rb["actions"] / scale, -0.9999, 0.9999)) - mean).reshape(-1, 6)
     assert inside.mean() > 0.5
@@ -319,9 +302,12 @@ def test_estimators_agree_with_each_other_and_with_the_closed_form(mean, std):
 
 # ---- The schedule and the run ----
 @RUN
-@pytest.mark.parametrize("num_envs", [1, 3])
+@pytest.mark.parametrize("num_envs", [1, 3, 120])
 def test_each_iteration_is_collection_and_then_updates(quick, monkeypatch, num_envs):
-    """Iterations of 50 steps, 20 updates after each one that learning has started in."""
+    """Iterations of 50 steps, 20 updates after each; none on the random data of the first 110.
+
+    120 environments end two or three iterations in a single step, and their updates follow.
+    """
     settings = {"steps_per_iteration": 50, "updates_per_iteration": 20, "num_envs": num_envs}
     order = []
 
@@ -332,16 +318,15 @@ def test_each_iteration_is_collection_and_then_updates(quick, monkeypatch, num_e
 
         return call
 
-    for name in "actor_loss", "update_targets":
-        monkeypatch.setattr(ac, name, recorded(name, getattr(ac, name)))
-    monkeypatch.setattr(ac.ReplayBuffer, "add", recorded("add", ac.ReplayBuffer.add))
-    quick(learning_starts=110, checkpoint_interval=0, total_timesteps=306, **settings)
-    runs = "".join({"add": "s", "actor_loss": "a", "update_targets": "t"}[name] for name in order)
-    steps = [len(run) * num_envs for run in runs.replace("at" * 20, "|").split("|")]
-    bursts = [150, 200, 250, 300]
-    assert [round(sum(steps[: i + 1]) / 50) * 50 for i in range(4)] == bursts
-    assert runs.count("a") == 80
-    assert all(sum(steps[: i + 1]) - bursts[i] in range(num_envs) for i in range(4))
+    monkeypatch.setattr(ac, "actor_loss", recorded("a", ac.actor_loss))
+    monkeypatch.setattr(ac, "polyak_update", recorded("t", ac.polyak_update))
+    monkeypatch.setattr(ac.ReplayBuffer, "add", recorded("s", ac.ReplayBuffer.add))
+    quick(learning_starts=110, checkpoint_interval=0, total_timesteps=480, **settings)
+    *bursts, rest = "".join(order).split("at" * 20)
+    assert set("".join(bursts) + rest) == {"s"}
+    ends = np.cumsum([len(burst) * num_envs for burst in bursts])
+    first_steps = [math.ceil(end / num_envs) * num_envs for end in range(160, 481, 50)]
+    assert ends.tolist() == first_steps
 
 
 @RUN
