@@ -12,9 +12,8 @@ Actor: maximise E[min(ρA, clip(ρ, 1-ε, 1+ε)A)], ρ = π(a|s)/π_old(a|s), wi
 Departures from the paper:
 1. Every `checkpoint_interval` steps the running episodes are cut, as a time limit would.
 2. A and R bootstrap with V of the true last observation where a time limit ends an episode.
-3. Observations and rewards are normalised, the advantages in each minibatch too, the change of V is
-   clipped, gradients are clipped, the learning rate falls to 0, weights start orthogonal, Adam's
-   ε is 1e-5.
+3. Observations, rewards and the advantages of each minibatch are normalised; the change of V and
+   gradients are clipped; the learning rate falls to 0; weights start orthogonal; Adam's ε is 1e-5.
 
     python ppo_continuous.py --env-id Hopper-v4
 """
@@ -92,11 +91,10 @@ class Normalizer(nn.Module):
         self.register_buffer("count", torch.tensor(1e-4, dtype=torch.float64))
 
     def update(self, x):
-        old = [buffer.cpu().numpy() for buffer in (self.mean, self.var, self.count)]
-        mean, var, count = update_mean_var_count_from_moments(*old, x.mean(0), x.var(0), len(x))
-        self.mean.copy_(torch.as_tensor(mean))
-        self.var.copy_(torch.as_tensor(var))
-        self.count.copy_(torch.as_tensor(count))
+        old = [buffer.cpu().numpy() for buffer in self.buffers()]
+        new = update_mean_var_count_from_moments(*old, x.mean(0), x.var(0), len(x))
+        for buffer, value in zip(self.buffers(), new, strict=True):
+            buffer.copy_(torch.as_tensor(value))
 
     def forward(self, x):
         return ((x - self.mean) / (self.var + 1e-8).sqrt()).clamp(-10, 10).float()
@@ -130,19 +128,16 @@ class Actor(nn.Module):
         self.obs_normalizer = Normalizer(obs_dim)
         self.mu = mlp(obs_dim, act_dim, gain=0.01)
         self.log_std = nn.Parameter(torch.zeros(act_dim))
-        action_low, action_high = (torch.as_tensor(x) for x in (action_low, action_high))
-        self.register_buffer("action_scale", (action_high - action_low).float() / 2)
-        self.register_buffer("action_bias", (action_high + action_low).float() / 2)
+        self.register_buffer("action_scale", torch.as_tensor(action_high - action_low).float() / 2)
+        self.register_buffer("action_bias", torch.as_tensor(action_high + action_low).float() / 2)
 
     def distribution(self, x):
         """π(a|s) of normalised observations; ±1 are the bounds, to which it is not yet clipped."""
         return Normal(self.mu(x), self.log_std.exp(), validate_args=False)
 
-    def rescale(self, actions):
-        return actions * self.action_scale + self.action_bias
-
     def forward(self, x):
-        return self.rescale(self.mu(self.obs_normalizer(x)))
+        x = self.mu(self.obs_normalizer(x))
+        return x * self.action_scale + self.action_bias
 
 
 class Networks(nn.Module):
@@ -202,8 +197,7 @@ def make_batch(nets, rollout, args, device):
     log_probs = nets.actor.distribution(x[0]).log_prob(actions).sum(-1)
     advantages = estimate_advantages(rollout, rewards, values, next_values, args)
     parts = [x[0], actions, log_probs, values, advantages, advantages + values]
-    parts = [torch.as_tensor(part, dtype=torch.float32, device=device) for part in parts]
-    return Batch(*[part.flatten(0, 1) for part in parts])
+    return Batch(*[torch.as_tensor(part).to(device, torch.float32).flatten(0, 1) for part in parts])
 
 
 def critic_loss(nets, data, args):
@@ -264,8 +258,8 @@ def train(args: Args) -> dict:
                 with torch.no_grad():
                     x = nets.actor.obs_normalizer(torch.as_tensor(obs, device=run.device))
                     actions = nets.actor.distribution(x).sample()
-                    bounded = nets.actor.rescale(actions).cpu().numpy()
-                bounded = bounded.clip(run.action_low, run.action_high)
+                bounded = actions * nets.actor.action_scale + nets.actor.action_bias
+                bounded = bounded.cpu().numpy().clip(run.action_low, run.action_high)
                 next_obs, rewards, terminations, truncations, infos = run.step(bounded)
                 dones = terminations | truncations
                 discounted = args.gamma * discounted + rewards

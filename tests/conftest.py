@@ -125,9 +125,9 @@ class Constant(gym.Env):
 
 
 class Regulator(gym.Env):
-    """x' = x + u/2 with reward -(x² + u²/2), 20 steps: a linear-quadratic problem."""
+    """x' = x + u/2 with reward -(x² + u²/2), 5 steps: a linear-quadratic problem."""
 
-    A, B, Q, R, HORIZON = 1.0, 0.5, 1.0, 0.5, 20
+    A, B, Q, R, HORIZON = 1.0, 0.5, 1.0, 0.5, 5
     observation_space = gym.spaces.Box(-np.inf, np.inf, (1,), np.float32)
     action_space = gym.spaces.Box(-2, 2, (1,), np.float32)
 

@@ -17,14 +17,15 @@ def optimal_cost_per_x2():
 
 
 OFF_POLICY = {
-    "total_timesteps": 6000,
-    "learning_starts": 1000,
+    "total_timesteps": 3000,
+    "learning_starts": 500,
     "buffer_size": 10_000,
-    "batch_size": 128,
-    "learning_rate": 1e-3,
+    "batch_size": 64,
+    "learning_rate": 2e-3,
+    "tau": 0.05,
 }
 ON_POLICY = {
-    "total_timesteps": 20_000,
+    "total_timesteps": 10_000,
     "num_steps": 500,
     "num_minibatches": 8,
     "update_epochs": 10,
