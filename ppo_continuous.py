@@ -19,6 +19,7 @@ Departures from the paper:
 """
 
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -68,6 +69,7 @@ class Args:
     exp_name: str = Path(__file__).stem  # name of this experiment
     seed: int = 1  # seed of every random generator
     num_envs: int = 1  # environments stepped side by side; the steps of each count
+    async_envs: bool = False  # step each of them in a process of its own
     max_episode_steps: int | None = None  # cut episodes here (None: the environment's own limit)
     cuda: bool = True  # use a GPU if there is one
     torch_threads: int = 1  # CPU threads of PyTorch
@@ -320,10 +322,11 @@ def check_args(args) -> None:
             fail(f"--{name.replace('_', '-')} must be from {low} to {high}, not {value}")
 
 
-def make_envs(args, num_envs: int, video: Path | None = None) -> gym.vector.VectorEnv:
+def make_envs(args, num_envs: int, video=None, mode="sync") -> gym.vector.VectorEnv:
     """Return environments that wait to be reset, so that `next_obs` is always the true successor.
 
-    With a `video` their first episodes are recorded in mp4 files whose paths start with it.
+    With a `video` their first episodes are recorded in mp4 files whose paths start with it. In
+    `mode` "async" each has a process of its own.
     """
 
     def record(env):
@@ -336,9 +339,15 @@ def make_envs(args, num_envs: int, video: Path | None = None) -> gym.vector.Vect
         folder, first = str(video.parent), lambda episode: episode == 0
         return gym.wrappers.RecordVideo(env, folder, first, name_prefix=video.name)
 
+    def leave_signals(env):
+        if multiprocessing.current_process().name.startswith("Worker<AsyncVectorEnv>"):
+            for signum in signal.SIGINT, signal.SIGTERM:  # they are for the run's process
+                signal.signal(signum, signal.SIG_IGN)
+        return env
+
     # v4 or v5 is the user's choice, and no video here has the name of another
     warnings.filterwarnings("ignore", ".*(is out of date|Overwriting existing videos)")
-    wrappers, kwargs = [gym.wrappers.RecordEpisodeStatistics], {}
+    wrappers, kwargs = [leave_signals, gym.wrappers.RecordEpisodeStatistics], {}
     if video:
         wrappers, kwargs = [record, *wrappers], {"render_mode": "rgb_array"}
         if sys.platform == "linux" and "DISPLAY" not in os.environ:
@@ -346,7 +355,7 @@ def make_envs(args, num_envs: int, video: Path | None = None) -> gym.vector.Vect
     kwargs["max_episode_steps"] = args.max_episode_steps
     options = {"autoreset_mode": gym.vector.AutoresetMode.DISABLED}
     try:
-        envs = gym.make_vec(args.env_id, num_envs, "sync", options, wrappers, **kwargs)
+        envs = gym.make_vec(args.env_id, num_envs, mode, options, wrappers, **kwargs)
     except Exception as error:
         own = "an environment of your own is --env-id module:Name-v0"
         fail(f"cannot make {args.env_id} with {kwargs}: {error} ({own})")
@@ -420,7 +429,9 @@ class Run(ExitStack):
     def __init__(self, args):
         super().__init__()
         check_args(args)
-        self.args, self.envs = args, make_envs(args, args.num_envs)
+        mode = "async" if args.async_envs else "sync"
+        self.args, self.envs = args, make_envs(args, args.num_envs, mode=mode)
+        self.callback(self.envs.close)
         self.obs_dim = self.envs.single_observation_space.shape[0]
         self.obs_space = gym.spaces.Box(-np.inf, np.inf, (self.obs_dim,), np.float32)
         self.action_space = self.envs.single_action_space
@@ -504,8 +515,8 @@ class Run(ExitStack):
             make_envs(self.args, 1, self.dir / "videos" / "check").close()
         self.writer = SummaryWriter(str(self.dir), purge_step=self.global_step + 1)
         self.bar = tqdm(total=total, initial=self.global_step, unit=" steps", disable=None)
-        for resource in self.writer, self.bar, self.envs:
-            self.callback(resource.close)
+        self.callback(self.writer.close)
+        self.callback(self.bar.close)
         table = "".join(f"\n|{name}|{value}|" for name, value in asdict(self.args).items())
         self.writer.add_text("arguments", "|argument|value|\n|-|-|" + table, self.global_step + 1)
         where = f"{self.device}, {self.args.torch_threads} thread(s)"

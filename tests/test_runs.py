@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from ctypes.util import find_library
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -294,6 +295,41 @@ def test_signal_saves_where_the_run_stands(start, tmp_path, signum, code):
     for tag in TAGS:
         steps = [event.step for event in points[tag]]
         assert steps == sorted(set(steps)), tag
+
+
+def test_environments_in_processes_of_their_own_change_no_weight(quick):
+    settings = {"env_id": "InvertedPendulum-v4", "num_envs": 3}
+    together, apart = (weights(quick(async_envs=mode, **settings)[0]) for mode in (False, True))
+    assert same(together, apart)
+
+
+def running(pids):
+    """Return those that are processes, and not zombies."""
+    states = [Path(f"/proc/{pid}/stat") for pid in pids]
+    return [path for path in states if path.exists() and path.read_text().split()[2] != "Z"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_processes_of_environments_end_with_the_run(start, tmp_path, signum, code):
+    """A terminal's Ctrl-C reaches them, too; they leave it to the run, which saves."""
+    settings = {"async_envs": True, "num_envs": 2, "checkpoint_interval": 0}
+    process = start(run_name="stopped", total_timesteps=1_000_000, **settings)
+    wait_for_file(tmp_path / "runs" / "stopped" / "model.pt", process)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(children) == 2
+    for pid in [*map(int, children), process.pid]:
+        if signum == signal.SIGINT or pid == process.pid:
+            os.kill(pid, signum)
+    process.join()
+    assert process.exitcode == code
+    if signum == signal.SIGINT:
+        assert checkpoint_step(tmp_path / "runs" / "stopped") >= 100
+    for _ in range(200):
+        time.sleep(0.05)
+        if not running(children):
+            break
+    assert running(children) == []
 
 
 def test_second_interrupt_quits_at_once(start, tmp_path):

@@ -71,7 +71,7 @@ WITH = {
 }
 # what changes no weights, or is tested elsewhere
 REST = {
-    *("exp_name", "seed", "cuda", "torch_threads", "compile", "run_name", "resume"),
+    *("exp_name", "seed", "cuda", "torch_threads", "compile", "run_name", "resume", "async_envs"),
     *("eval_interval", "eval_episodes", "capture_video", "env_id", "total_timesteps"),
 }
 
