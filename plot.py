@@ -56,8 +56,8 @@ from tqdm import tqdm
 
 # what may differ between the seeds of a curve, and what args.json has besides arguments
 SAME = {"exp_name", "env_id", "max_episode_steps", "seed", "run_name", "resume", "total_timesteps"}
-SAME |= {"cuda", "torch_threads", "compile", "checkpoint_interval", "capture_video"}
-SAME |= {"eval_interval", "eval_episodes", "versions", "device", "git_commit", "threads", "script"}
+SAME |= {"cuda", "torch_threads", "compile", "async_envs", "checkpoint_interval", "eval_interval"}
+SAME |= {"eval_episodes", "capture_video", "versions", "device", "git_commit", "threads", "script"}
 MIN_SEEDS = 3  # for an interval
 STEP, HOURS, MEAN = range(3)  # columns of a run's points
 NAMES = {"eval/episodic_return": "evaluation return"}
@@ -66,8 +66,8 @@ VALUES = {"losses/qf1_values": "Q(s, a)", "eval/discounted_return": "discounted 
 PUBLISHED = Path(__file__).parent / "results" / "published.csv"
 # Okabe and Ito's colours, which the colour-blind can tell apart; the markers do so in grey
 STYLES = {"ddpg": ("#0072B2", "o"), "td3": ("#D55E00", "s"), "ppo": ("#009E73", "^")}
-STYLES |= {"ac_reparam": ("#CC79A7", "D")}
-OTHER_STYLES = [("#E69F00", "v"), ("#56B4E9", "P"), ("#000000", "X"), ("#999999", "*")]
+STYLES |= {"ac_reparam": ("#CC79A7", "D"), "svg0": ("#56B4E9", "P"), "sac": ("#E69F00", "v")}
+OTHER_STYLES = [("#000000", "X"), ("#999999", "*"), ("#0072B2", "<"), ("#D55E00", ">")]
 LOOK = {"font.size": 12, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True}
 LOOK |= {"grid.alpha": 0.3, "legend.frameon": False, "savefig.dpi": 150, "svg.hashsalt": "plot"}
 
