@@ -70,6 +70,7 @@ STYLES |= {"ac_reparam": ("#CC79A7", "D"), "svg0": ("#56B4E9", "P"), "sac": ("#E
 OTHER_STYLES = [("#000000", "X"), ("#999999", "*"), ("#0072B2", "<"), ("#D55E00", ">")]
 LOOK = {"font.size": 12, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True}
 LOOK |= {"grid.alpha": 0.3, "legend.frameon": False, "savefig.dpi": 150, "svg.hashsalt": "plot"}
+LOOK |= {"savefig.bbox": "tight"}  # a long legend is not cut
 
 
 # ---- Config ----
