@@ -210,14 +210,8 @@ def train(args: Args) -> dict:
         q_optimizer = optim.Adam(q_parameters, lr=args.q_lr, fused=True)
         actor_parameters = [*nets.actor.parameters(), nets.log_alpha]
         actor_optimizer = optim.Adam(actor_parameters, lr=args.learning_rate, fused=True)
-        rb = ReplayBuffer(
-            args.buffer_size,
-            run.obs_space,
-            run.action_space,
-            run.device,
-            args.num_envs,
-            handle_timeout_termination=False,
-        )
+        own = {"n_envs": args.num_envs, "handle_timeout_termination": False}
+        rb = ReplayBuffer(args.buffer_size, run.obs_space, run.action_space, run.device, **own)
         critic_gradient = run.compile(critic_backward)
         actor_gradient = run.compile(actor_backward)
         metrics = {}

@@ -190,14 +190,8 @@ def train(args: Args) -> dict:
         q_parameters = [*nets.qf1.parameters(), *nets.qf2.parameters()]
         q_optimizer = optim.Adam(q_parameters, lr=args.learning_rate, fused=True)
         actor_optimizer = optim.Adam(nets.actor.parameters(), lr=args.learning_rate, fused=True)
-        rb = ReplayBuffer(
-            args.buffer_size,
-            run.obs_space,
-            run.action_space,
-            run.device,
-            args.num_envs,
-            handle_timeout_termination=False,
-        )
+        own = {"n_envs": args.num_envs, "handle_timeout_termination": False}
+        rb = ReplayBuffer(args.buffer_size, run.obs_space, run.action_space, run.device, **own)
         critic_gradient = run.compile(critic_backward)
         actor_gradient = run.compile(actor_backward)
         metrics = {}
