@@ -14,6 +14,8 @@ PAIRS = [
     ("ddpg", "svg0", 55),
     ("svg0", "ac_reparam", 70),
     ("svg0", "sac", 80),
+    ("ddpg", "d4pg", 110),
+    ("ddpg", "naf", 90),
 ]
 
 

@@ -46,6 +46,8 @@ TABLE = {
         REPLAY,
         CRITIC | TWIN | {"losses/entropy", "losses/alpha"},
     ),
+    "naf_continuous": (REPLAY, CRITIC - {"losses/actor_loss"}),
+    "d4pg_continuous": (REPLAY, CRITIC | {"losses/v_min_mass", "losses/v_max_mass"}),
     "ac_reparam_continuous": (REPLAY | AC, CRITIC | {"losses/policy_std"}),
     "ppo_continuous": (PPO, PPO_TAGS),
 }

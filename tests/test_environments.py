@@ -68,7 +68,7 @@ def test_actions_fill_the_bounds_of_each_dimension_and_stay_inside(quick, script
 @OFF_POLICY
 def test_actor_reaches_each_bound(script):
     low, high = np.array([-1.0, 0.0, -5.0]), np.array([1.0, 2.0, 5.0])
-    actor = script.Actor(4, 3, low, high)
+    actor = script.Networks(4, 3, low, high).actor
     with torch.no_grad():
         actor.fc_mu.bias.fill_(50)
         np.testing.assert_allclose(actor(torch.zeros(2, 4)), [high, high])
@@ -115,6 +115,8 @@ def test_targets_bootstrap_through_truncation_and_not_through_termination(
     settings = {"gamma": 0.5, "tau": 0.1, "learning_rate": 3e-3, "learning_starts": 20}
     if "autotune" in vars(script.Args()):
         settings |= {"autotune": False, "alpha": 0.0}  # an entropy bonus is a reward, too
+    if "v_max" in vars(script.Args()):
+        settings |= {"v_max": 3.0}
     run_dir, _ = quick(env_id=env_id, total_timesteps=600, **settings)
     low, high = np.array([-1.0]), np.array([1.0])
     nets = script.Networks(1, 1, low, high)

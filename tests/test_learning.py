@@ -2,7 +2,7 @@
 
 import gymnasium as gym
 import numpy as np
-from conftest import Regulator
+from conftest import OWN, Regulator
 
 import ddpg_continuous
 
@@ -44,7 +44,7 @@ def test_linear_quadratic_problem_is_solved_to_within_5_percent(quick, script, m
         checkpoint_interval=0,
         eval_interval=0,
         eval_episodes=episodes,
-        **(OFF_POLICY if hasattr(script, "ReplayBuffer") else ON_POLICY),
+        **(OFF_POLICY if "buffer_size" in OWN[script.__name__] else ON_POLICY),
     )
     envs = gym.make_vec("toy/Regulator-v0", episodes, "sync")
     seeds = np.random.SeedSequence([seed, 0, 1]).generate_state(episodes)

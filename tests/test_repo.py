@@ -83,7 +83,7 @@ def test_handout_critic_cannot_take_an_observation(script):
     as_printed = AsPrinted(gym.make("Hopper-v5"))
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         as_printed(obs, actions)
-    assert script.QNetwork(11, 3)(obs, actions).shape == (4,)
+    assert script.Networks(11, 3, -np.ones(3), np.ones(3)).qf1(obs, actions).shape == (4,)
 
 
 def test_handout_target_broadcasts_to_a_matrix():

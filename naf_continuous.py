@@ -1,0 +1,551 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["torch==2.13.0", "numpy==2.4.6", "gymnasium[mujoco]==1.4.0", "mujoco==3.15.0",
+#     "stable-baselines3==2.9.2", "tyro==1.0.17", "tensorboard==2.21.0", "tqdm==4.70.1",
+#     "filelock==4.2.11", "moviepy==2.2.1"]
+# ///
+"""Normalized Advantage Functions (NAF), Gu et al. 2016, arXiv:1603.00748.
+
+Critic: minimise E[(Q(s,a) - y)²], y = r + γ(1-d) V'(s'). Q(s,a) = V(s) - ½ (a-μ(s))ᵀP(s)(a-μ(s)).
+Parent: ddpg_continuous.py, from which it differs in
+1. a critic that is quadratic in the action: its maximum V(s) is known, at μ(s), and needs no actor.
+
+Departures from the paper:
+1. Every `checkpoint_interval` steps the running episodes are cut, as a time limit would.
+2. a - μ is in units of half the action range; P = LLᵀ, and the diagonal of L is bounded.
+3. Gaussian exploration noise, not Ornstein-Uhlenbeck; `learning_starts` random steps come first.
+
+    python naf_continuous.py --env-id Hopper-v4
+"""
+
+import json
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import time
+import warnings
+from contextlib import ExitStack
+from copy import deepcopy
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+import torch
+import torch.nn.functional as F
+import tyro
+from filelock import FileLock, Timeout
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.utils import set_random_seed
+from torch import nn, optim
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+
+# ---- Config ----
+@dataclass
+class Args:
+    env_id: str = "Hopper-v4"  # id of a gymnasium environment with continuous actions
+    total_timesteps: int = 1_000_000  # environment steps of the run
+    learning_rate: float = 3e-4  # learning rate of the Adam optimizers
+    buffer_size: int = 1_000_000  # transitions that the replay buffer holds
+    gamma: float = 0.99  # discount factor γ
+    tau: float = 0.005  # Polyak coefficient τ of the target networks
+    batch_size: int = 256  # transitions in an update
+    exploration_noise: float = 0.1  # its standard deviation, relative to half the action range
+    learning_starts: int = 25_000  # steps of uniformly random actions before learning starts
+    policy_frequency: int = 2  # critic updates for each update of the target network
+    # every run
+    exp_name: str = Path(__file__).stem  # name of this experiment
+    seed: int = 1  # seed of every random generator
+    num_envs: int = 1  # environments stepped side by side; the steps of each count
+    async_envs: bool = False  # step each of them in a process of its own
+    max_episode_steps: int | None = None  # cut episodes here (None: the environment's own limit)
+    cuda: bool = True  # use a GPU if there is one
+    torch_threads: int = 1  # CPU threads of PyTorch
+    compile: bool = False  # compile the losses: a slow start, then faster; needs a C++ compiler
+    run_name: str | None = None  # folder in runs/ (default: <env_id>__<exp_name>__<seed>__<time>)
+    resume: bool = False  # continue run --run-name from its checkpoint, or start it
+    checkpoint_interval: int = 50_000  # steps between checkpoints, where episodes are cut (0: last)
+    eval_interval: int = 10_000  # steps between evaluations (0: only at the end)
+    eval_episodes: int = 10  # episodes of an evaluation, played by the deterministic policy
+    capture_video: bool = False  # record an episode at every 25th evaluation and at the last
+
+
+# ---- Networks ----
+class QNetwork(nn.Module):
+    """Q(s, a): (batch, obs_dim), (batch, act_dim) -> (batch,)."""
+
+    def __init__(self, obs_dim, act_dim, action_low, action_high):
+        super().__init__()
+        self.fc1 = nn.Linear(obs_dim, 256)
+        self.fc2 = nn.Linear(256, 256)
+        self.fc_v = nn.Linear(256, 1)
+        self.fc_l = nn.Linear(256, act_dim * act_dim)
+        self.fc_mu = nn.Linear(256, act_dim)
+        self.register_buffer("action_low", torch.as_tensor(action_low, dtype=torch.float32))
+        self.register_buffer("action_high", torch.as_tensor(action_high, dtype=torch.float32))
+        self.register_buffer("action_scale", (self.action_high - self.action_low) / 2)
+        self.register_buffer("action_bias", (self.action_high + self.action_low) / 2)
+
+    def heads(self, x):
+        """V(s), μ(s) within the bounds, and L(s), lower triangular with a positive diagonal."""
+        x = F.relu(self.fc1(x))
+        x = F.relu(self.fc2(x))
+        mu = torch.tanh(self.fc_mu(x)) * self.action_scale + self.action_bias
+        entries = self.fc_l(x).unflatten(1, (mu.shape[1], mu.shape[1]))
+        log_diagonal = 2 * torch.tanh(entries.diagonal(dim1=1, dim2=2) / 2)  # departure: bounded
+        return self.fc_v(x).squeeze(-1), mu, entries.tril(-1) + log_diagonal.exp().diag_embed()
+
+    def forward(self, x, a=None):
+        """Q(s, a); without an action μ(s), where Q is highest."""
+        v, mu, factor = self.heads(x)
+        if a is None:
+            return mu
+        # A(s, a) = -½ uᵀPu = -½ |uᵀL|², P = LLᵀ, u = (a - μ) / scale   [Gu et al. 2016, Eq. 3]
+        u = (a - mu) / self.action_scale  # departure: in half the action range
+        return v - 0.5 * (u.unsqueeze(1) @ factor).square().sum((1, 2))
+
+
+class Networks(nn.Module):
+    """All networks of the algorithm."""
+
+    def __init__(self, obs_dim, act_dim, action_low, action_high):
+        super().__init__()
+        self.qf1 = QNetwork(obs_dim, act_dim, action_low, action_high)
+        self.actor = self.qf1  # who knows the maximum of Q needs no other actor
+        self.qf1_target = deepcopy(self.qf1).requires_grad_(False)
+
+
+# ---- Losses ----
+def critic_loss(nets, data, args):
+    """Return the mean squared Bellman error of a batch, a scalar, and what to log."""
+    with torch.no_grad():
+        # y = r + γ(1-d) V'(s'), V'(s') = max_a Q'(s', a)   [Gu et al. 2016, Alg. 1]
+        qf1_next_target, _, _ = nets.qf1_target.heads(data.next_observations)
+        not_done = 1 - data.dones.flatten()
+        next_q_value = data.rewards.flatten() + not_done * args.gamma * qf1_next_target
+    qf1_a_values = nets.qf1(data.observations, data.actions)
+    qf1_loss = F.mse_loss(qf1_a_values, next_q_value)
+    return qf1_loss, {"qf1_loss": qf1_loss.detach(), "qf1_values": qf1_a_values.detach()}
+
+
+def critic_backward(nets, data, args):
+    """Put the gradient of the critic's loss into its parameters; return what to log."""
+    loss, metrics = critic_loss(nets, data, args)
+    loss.backward()
+    return metrics
+
+
+@torch.no_grad()
+def polyak_update(net, target, tau):
+    """θ' ← τθ + (1-τ)θ'   [Lillicrap et al. 2015, Alg. 1]."""
+    for param, target_param in zip(net.parameters(), target.parameters(), strict=True):
+        target_param.lerp_(param, tau)
+
+
+# ---- Training ----
+def train(args: Args) -> dict:
+    """Train to `args.total_timesteps`; return what result.json has. `Run` lists the exit codes."""
+    with Run(args) as run:
+        nets = Networks(run.obs_dim, run.act_dim, run.action_low, run.action_high).to(run.device)
+        q_optimizer = optim.Adam(nets.qf1.parameters(), lr=args.learning_rate, fused=True)
+        own = {"n_envs": args.num_envs, "handle_timeout_termination": False}
+        rb = ReplayBuffer(args.buffer_size, run.obs_space, run.action_space, run.device, **own)
+        critic_gradient = run.compile(critic_backward)
+        metrics = {}
+        obs = run.begin(nets=nets, q_optimizer=q_optimizer, rb=rb)
+
+        while run.global_step < args.total_timesteps:
+            # Act
+            if run.global_step < args.learning_starts:
+                actions = run.envs.action_space.sample()
+            else:
+                with torch.no_grad():
+                    x = torch.as_tensor(obs, dtype=torch.float32, device=run.device)
+                    actions = nets.actor(x)
+                    noise = torch.randn_like(actions) * args.exploration_noise  # departure
+                    actions = actions + noise * nets.actor.action_scale
+                actions = actions.cpu().numpy().clip(run.action_low, run.action_high)
+
+            # Step
+            next_obs, rewards, terminations, truncations, infos = run.step(actions)
+
+            # Store
+            rb.add(obs, next_obs, actions, rewards, terminations, infos)
+            obs = run.reset_finished(next_obs, terminations | truncations)
+
+            # Learn
+            first = max(run.global_step - args.num_envs, args.learning_starts)
+            for update in range(first, run.global_step):
+                data = rb.sample(args.batch_size)
+                q_optimizer.zero_grad()
+                metrics |= critic_gradient(nets, data, args)
+                q_optimizer.step()
+                if update % args.policy_frequency == 0:
+                    polyak_update(nets.qf1, nets.qf1_target, args.tau)
+
+            obs = run.end_iteration(obs, metrics)
+        return run.finish()
+
+
+# ---- Run ----
+# A reader of the algorithm may stop at this line: the rest is the same in every script.
+def fail(message: str, code: int = 2):
+    """Exit with one line: code 2 for input that no run can use, 1 for a run that went wrong."""
+    print("error:", " ".join(message.split()), file=sys.stderr)
+    raise SystemExit(code)
+
+
+def check_args(args) -> None:
+    """Refuse numbers that no run can use."""
+    may_be_zero = "seed", "checkpoint_interval", "eval_interval", "learning_starts"
+    for field in fields(args):
+        name, value = field.name, getattr(args, field.name)
+        low = 1 if field.type is int and name not in may_be_zero else 0
+        high = 1 if name in ("gamma", "tau", "gae_lambda") else 2**31
+        if isinstance(value, int | float) and not low <= value <= high:
+            fail(f"--{name.replace('_', '-')} must be from {low} to {high}, not {value}")
+
+
+def make_envs(args, num_envs: int, video=None, mode="sync") -> gym.vector.VectorEnv:
+    """Return environments that wait to be reset, so that `next_obs` is always the true successor.
+
+    With a `video` their first episodes are recorded in mp4 files whose paths start with it. In
+    `mode` "async" each has a process of its own.
+    """
+
+    def record(env):
+        if renderer := getattr(env.unwrapped, "mujoco_renderer", None):
+            # the camera that follows the body, which gymnasium 1.4 leaves aside
+            camera = mujoco.mjtObj.mjOBJ_CAMERA
+            renderer.camera_id = mujoco.mj_name2id(renderer.model, camera, "track")
+        env.reset()
+        env.render()  # what can't render fails now, not hours later
+        folder, first = str(video.parent), lambda episode: episode == 0
+        return gym.wrappers.RecordVideo(env, folder, first, name_prefix=video.name)
+
+    def leave_signals(env):
+        if multiprocessing.current_process().name.startswith("Worker<AsyncVectorEnv>"):
+            for signum in signal.SIGINT, signal.SIGTERM:  # they are for the run's process
+                signal.signal(signum, signal.SIG_IGN)
+        return env
+
+    # v4 or v5 is the user's choice, and no video here has the name of another
+    warnings.filterwarnings("ignore", ".*(is out of date|Overwriting existing videos)")
+    wrappers, kwargs = [leave_signals, gym.wrappers.RecordEpisodeStatistics], {}
+    if video:
+        wrappers, kwargs = [record, *wrappers], {"render_mode": "rgb_array"}
+        if sys.platform == "linux" and "DISPLAY" not in os.environ:
+            os.environ.setdefault("MUJOCO_GL", "egl")
+    kwargs["max_episode_steps"] = args.max_episode_steps
+    options = {"autoreset_mode": gym.vector.AutoresetMode.DISABLED}
+    try:
+        envs = gym.make_vec(args.env_id, num_envs, mode, options, wrappers, **kwargs)
+    except Exception as error:
+        own = "an environment of your own is --env-id module:Name-v0"
+        fail(f"cannot make {args.env_id} with {kwargs}: {error} ({own})")
+    for space in envs.single_observation_space, envs.single_action_space:
+        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
+            wrap = "wrap it, as in gymnasium's FlattenObservation (docs/your_own_work.md)"
+            fail(f"{args.env_id} has {space}, not a Box of one dimension: {wrap}")
+    if not (space.is_bounded() and np.issubdtype(space.dtype, np.floating)):
+        fail(f"{args.env_id} has actions {space}, not real numbers with finite bounds")
+    return envs
+
+
+@torch.no_grad()
+def evaluate(actor, args, episodes: int, video: Path | None = None):
+    """Return the deterministic policy's returns and its discounted returns, (episodes,) each."""
+    envs = make_envs(args, episodes, video)
+    low, high = envs.single_action_space.low, envs.single_action_space.high
+    seeds = np.random.SeedSequence([args.seed, 0, 1]).generate_state(episodes)
+    obs, _ = envs.reset(seed=seeds.tolist())
+    returns, discounted, running = np.zeros(episodes), np.zeros(episodes), np.full(episodes, True)
+    for step in range(1_000_000 // episodes):
+        actions = actor(torch.as_tensor(obs).to(actor.action_scale)).cpu().numpy()
+        obs, rewards, terminations, truncations, _ = envs.step(actions.clip(low, high))
+        returns[running] += rewards[running]
+        discounted[running] += args.gamma**step * rewards[running]
+        dones = terminations | truncations
+        running &= ~dones
+        if not running.any():
+            break
+        if dones.any():
+            obs, _ = envs.reset(options={"reset_mask": dones})
+    else:
+        print(f"an evaluation was cut at 1,000,000 steps: {args.env_id} needs --max-episode-steps")
+    envs.close()
+    return returns, discounted
+
+
+def save(path: Path, content: dict) -> None:
+    """Replace a file, JSON or PyTorch's by suffix, atomically: if that fails the old one stays."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        if path.suffix == ".json":
+            temporary.write_text(json.dumps(content, indent=2))
+        else:
+            torch.save(content, temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        fail(f"cannot write {path}: {error}", code=1)
+
+
+def load(path: Path) -> dict:
+    """Return what `save` wrote, nothing where there is no such file."""
+    try:
+        if path.exists() and path.suffix == ".json":
+            return json.loads(path.read_text())
+        return torch.load(path, "cpu", weights_only=True) if path.exists() else {}
+    except Exception as error:
+        fail(f"cannot load {path}: {error}")
+
+
+class Run(ExitStack):
+    """What a run needs besides its algorithm: environments, folder, log, evaluations, checkpoints.
+
+    Exit codes: 1 it went wrong, 2 bad input, 3 another process trains in its folder, 75 SIGTERM,
+    130 Ctrl-C.
+    """
+
+    def __init__(self, args):
+        super().__init__()
+        check_args(args)
+        mode = "async" if args.async_envs else "sync"
+        self.args, self.envs = args, make_envs(args, args.num_envs, mode=mode)
+        self.callback(self.envs.close)
+        self.obs_dim = self.envs.single_observation_space.shape[0]
+        self.obs_space = gym.spaces.Box(-np.inf, np.inf, (self.obs_dim,), np.float32)
+        self.action_space = self.envs.single_action_space
+        self.act_dim = self.action_space.shape[0]
+        self.action_low, self.action_high = self.action_space.low, self.action_space.high
+        self.device = torch.device("cuda" if torch.cuda.is_available() and args.cuda else "cpu")
+        torch.set_num_threads(args.torch_threads)
+        set_random_seed(args.seed)
+
+    def compile(self, function):
+        """Return a loss with its gradient as one compiled graph, with --compile; else as it is."""
+        if not self.args.compile:
+            return function
+        torch._dynamo.config.trace_autograd_ops = True
+        return torch.compile(function, fullgraph=True)
+
+    def open_folder(self) -> None:
+        """Make the run's folder, or reopen it to resume, and lock it."""
+        args, now = self.args, time.strftime("%Y-%m-%d_%H-%M-%S")
+        if args.resume and not args.run_name:
+            fail("--resume needs --run-name")
+        default = f"{args.env_id}__{args.exp_name}__{args.seed}__{now}"
+        name = args.run_name or default.replace("/", "-").replace(":", "-")
+        while not args.run_name and Path("runs", name).exists():
+            name += "-2"
+        self.dir, args.run_name = Path("runs", name), name
+        if name in (".", "..") or self.dir.name != name:
+            fail(f"--run-name must name a folder, not {name!r}")
+        try:
+            self.dir.mkdir(parents=True, exist_ok=args.resume)
+            self.enter_context(FileLock(self.dir / "lock").acquire(timeout=0))
+        except FileExistsError:
+            fail(f"{self.dir} exists: choose another --run-name, or add --resume to continue it")
+        except Timeout:
+            fail(f"another process is training in {self.dir}", code=3)
+        except OSError as error:
+            fail(f"cannot write {self.dir}: {error}")
+
+    def begin(self, **state):
+        """Start the run, or resume it from its checkpoint; return the first observations.
+
+        `state` names all that a resumed run needs: `nets`, which has the actor, what else has a
+        `load_state_dict`, and replay buffers. No file changes before all is known to be right.
+        """
+        self.state, total = state, self.args.total_timesteps
+        self.open_folder()
+        old, self.progress = load(self.dir / "args.json"), load(self.dir / "result.json")
+        own = {k: v for k, v in asdict(self.args).items() if k not in ("resume", "total_timesteps")}
+        differ = [f"{k} {old.get(k)}" for k, v in own.items() if old and old.get(k) != v]
+        if differ:
+            fail(f"{self.dir} was made with another {', '.join(differ)}")
+        self.global_step = self.progress.get("step", 0)
+        if self.global_step >= total:
+            print(f"{self.dir} is finished")
+            return None
+        checkpoint = load(self.dir / "checkpoint.pt")
+        if self.progress and not checkpoint:
+            fail(f"{self.dir} is finished and has no checkpoint to continue from")
+        self.progress = checkpoint.get("progress", {"step": 0, "seconds": 0.0})
+        self.global_step = self.iteration_step = self.log_step = self.progress["step"]
+        if self.global_step > total and old.get("total_timesteps") != total:
+            fail(f"{self.dir} is at step {self.global_step}, beyond --total-timesteps {total}")
+        if checkpoint:
+            self.restore(checkpoint)
+
+        (self.dir / "result.json").unlink(missing_ok=True)
+        names = "torch", "numpy", "gymnasium", "mujoco", "stable-baselines3"
+        git = f"git -C '{Path(__file__).parent}' rev-parse -q --verify HEAD 2>{os.devnull}"
+        about = {"script": Path(__file__).name, "git_commit": os.popen(git).read().strip() or None}
+        about |= {"versions": {name: version(name) for name in names}, "device": str(self.device)}
+        save(self.dir / "args.json", asdict(self.args) | about)
+        self.stops = stops = []
+
+        def stop(signum, _):  # holds no Run: after a crash in a REPL that would keep its lock
+            stops.append(signum)
+            signal.signal(signum, signal.SIG_DFL)
+
+        for signum in signal.SIGINT, signal.SIGTERM:
+            self.callback(signal.signal, signum, signal.signal(signum, stop))
+        if self.args.capture_video:
+            make_envs(self.args, 1, self.dir / "videos" / "check").close()
+        self.writer = SummaryWriter(str(self.dir), purge_step=self.global_step + 1)
+        self.bar = tqdm(total=total, initial=self.global_step, unit=" steps", disable=None)
+        self.callback(self.writer.close)
+        self.callback(self.bar.close)
+        table = "".join(f"\n|{name}|{value}|" for name, value in asdict(self.args).items())
+        self.writer.add_text("arguments", "|argument|value|\n|-|-|" + table, self.global_step + 1)
+        where = f"{self.device}, {self.args.torch_threads} thread(s)"
+        print(f"{self.dir}: steps {self.global_step:,} to {total:,} on {where}", flush=True)
+        self.log_time = time.perf_counter()
+        self.start_time = self.log_time - self.progress["seconds"]
+        return self.begin_segment()
+
+    def restore(self, checkpoint: dict) -> None:
+        """Load what `save_checkpoint` saved."""
+        try:
+            for name, part in self.state.items():
+                if hasattr(part, "load_state_dict"):
+                    part.load_state_dict(checkpoint[name])
+                    continue
+                part.pos, part.full = checkpoint[name].pop("pos"), checkpoint[name].pop("full")
+                for key, values in checkpoint[name].items():
+                    getattr(part, key)[: len(values)] = values.numpy()
+        except Exception as error:
+            fail(f"cannot load {self.dir}/checkpoint.pt: {error}")
+
+    def save_checkpoint(self) -> None:
+        """Save what `begin` was given; of a replay buffer as much as is filled."""
+        step, seconds = self.global_step, time.perf_counter() - self.start_time
+        self.progress |= {"step": step, "seconds": seconds, "SPS": step / seconds}
+        checkpoint = {"progress": self.progress}
+        for name, part in self.state.items():
+            if hasattr(part, "state_dict"):
+                checkpoint[name] = part.state_dict()
+                continue
+            arrays = {k: v for k, v in vars(part).items() if isinstance(v, np.ndarray)}
+            arrays = {k: torch.from_numpy(v[: part.size()]) for k, v in arrays.items()}
+            checkpoint[name] = {"pos": part.pos, "full": part.full} | arrays
+        self.writer.flush()
+        save(self.dir / "checkpoint.pt", checkpoint)
+
+    def begin_segment(self):
+        """Seed every generator from (seed, global_step), reset the environments, return `obs`."""
+        sequence = np.random.SeedSequence([self.args.seed, self.global_step])
+        seed, numpy_seed, space_seed = sequence.generate_state(3).tolist()
+        set_random_seed(seed)
+        np.random.seed(numpy_seed)  # a generator of PyTorch's kind: from one seed the same numbers
+        self.envs.action_space.seed(space_seed)
+        return self.envs.reset(seed=seed)[0]
+
+    def step(self, actions):
+        """Step the environments and log the episodes that end; return what `envs.step` returns."""
+        self.check_finite({"action": actions})
+        next_obs, rewards, terminations, truncations, infos = self.envs.step(actions)
+        self.global_step += self.args.num_envs
+        self.stopping = bool(self.stops)
+        self.bar.update(self.args.num_envs)
+        for i in np.flatnonzero(terminations | truncations):
+            self.log("charts/episodic_return", infos["episode"]["r"][i])
+            self.log("charts/episodic_length", infos["episode"]["l"][i])
+        return next_obs, rewards, terminations, truncations, infos
+
+    def reset_finished(self, next_obs, dones):
+        """Return the observations to act on: of a new episode where the old one is done."""
+        return self.envs.reset(options={"reset_mask": dones})[0] if dones.any() else next_obs
+
+    def due(self, interval: int) -> bool:
+        """Tell whether a multiple of `interval` was passed in this iteration; never for 0."""
+        return interval > 0 and self.global_step // interval > self.iteration_step // interval
+
+    def at_boundary(self) -> bool:
+        """Tell whether `end_iteration` will save a checkpoint and cut the running episodes."""
+        last = self.global_step >= self.args.total_timesteps
+        return last or self.stopping or self.due(self.args.checkpoint_interval)
+
+    def log(self, tag: str, value) -> None:
+        self.writer.add_scalar(tag, value, self.global_step)
+
+    def check_finite(self, values: dict) -> None:
+        for name, value in values.items():
+            if not torch.as_tensor(value).isfinite().all():
+                fail(f"{name} is not finite at step {self.global_step} of {self.dir}", code=1)
+
+    def end_iteration(self, obs, metrics: dict):
+        """Log, evaluate, save, stop: whatever is due. Return the observations to go on with."""
+        last, boundary = self.global_step >= self.args.total_timesteps, self.at_boundary()
+        evaluating = last or self.due(self.args.eval_interval)
+        if evaluating or boundary or self.due(1_000):
+            self.check_finite(metrics | dict(self.state["nets"].named_parameters()))
+            for name, value in metrics.items():
+                self.log(name if "/" in name else f"losses/{name}", value.mean())
+            speed = (self.global_step - self.log_step) / (time.perf_counter() - self.log_time)
+            self.log("charts/SPS", speed)
+            self.log_step, self.log_time = self.global_step, time.perf_counter()
+        if evaluating:
+            self.evaluate(video=last or self.due(25 * self.args.eval_interval))
+            left = max(self.args.total_timesteps - self.global_step, 0) / speed
+            self.bar.clear()
+            rest = f"{speed:.0f} steps/s, {tqdm.format_interval(left)} left"
+            print(f"step {self.global_step:,}: {self.score()}, {rest}", flush=True)
+        if boundary:
+            self.save_checkpoint()
+            if self.stopping and not last:
+                self.close()
+                again = f"--resume --run-name {self.args.run_name}"
+                print(f"stopped at step {self.global_step}; to go on, add {again}")
+                raise SystemExit(75 if signal.SIGTERM in self.stops else 130)
+            obs = self.begin_segment()
+        self.iteration_step = self.global_step
+        return obs
+
+    def evaluate(self, video: bool) -> None:
+        """Evaluate and log, save model.pt and, if there is to be one, a video."""
+        nets, args = self.state["nets"], self.args
+        returns, discounted = evaluate(nets.actor, args, args.eval_episodes)
+        self.check_finite({"evaluation return": returns})
+        mean, std = returns.mean(), returns.std(ddof=1) if len(returns) > 1 else 0.0
+        self.log("eval/episodic_return", mean)
+        self.log("eval/episodic_return_std", std)
+        self.log("eval/discounted_return", discounted.mean())
+        self.progress |= {"eval_step": self.global_step, "eval_episodes": len(returns)}
+        self.progress |= {"eval_mean": float(mean), "eval_std": float(std)}
+        save(self.dir / "model.pt", nets.state_dict())
+        if args.capture_video and video:
+            evaluate(nets.actor, args, 1, self.dir / "videos" / f"step-{self.global_step}")
+
+    def score(self) -> str:
+        return f"return {self.progress['eval_mean']:.1f} ± {self.progress['eval_std']:.1f}"
+
+    def finish(self) -> dict:
+        """Write result.json, the mark of a finished run, and return what it has."""
+        if not (self.dir / "result.json").exists():
+            if self.progress.get("eval_step") != self.global_step:  # stopped before its evaluation
+                self.evaluate(video=True)
+            save(self.dir / "result.json", self.progress)
+            self.close()
+            print(f"{self.dir} is finished at step {self.global_step:,}: {self.score()}")
+            print(f"  tensorboard --logdir {self.dir}")
+            print(f"  python evaluate.py {self.dir} --video video.mp4")
+            print(f"  more: --resume --run-name {self.args.run_name} --total-timesteps N")
+        return self.progress
+
+
+if __name__ == "__main__":
+    # whole numbers may be written as 1e5
+    words = [re.sub(r"(?<![^=])\d+e\d+$", lambda n: f"{float(n[0]):.0f}", w) for w in sys.argv[1:]]
+    train(tyro.cli(Args, args=words, description=__doc__))

@@ -1,0 +1,373 @@
+"""D4PG: projection, losses and n-step windows by hand; broken copies must be caught."""
+
+import signal
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import OWN, QUICK, ROOT, Count
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from test_losses import (
+    ACT,
+    BATCH,
+    HIGH,
+    LOW,
+    OBS,
+    assert_caught,
+    finite_difference,
+    layer,
+    numpy_actor,
+    steepest,
+)
+
+import d4pg_continuous as d4pg
+
+ATOMS = np.linspace(-12.5, 12.5, 51)  # half a unit apart, exactly so in float32
+
+
+def d4pg_setup(script, **settings):
+    """Return networks whose targets differ, a batch of windows of several lengths, and Args."""
+    torch.manual_seed(0)
+    nets = script.Networks(OBS, ACT, LOW, HIGH, -12.5, 12.5).double()
+    with torch.no_grad():
+        for parameter in nets.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    data = ReplayBufferSamples(
+        torch.randn(BATCH, OBS).double(),
+        torch.rand(BATCH, ACT).double() * 4 - 1,
+        torch.randn(BATCH, OBS).double(),
+        torch.tensor([[0.0], [1.0], [0.0], [0.0], [1.0], [0.0]]).double(),
+        torch.tensor([[1.3], [-0.7], [14.0], [0.0], [2.5], [-9.0]]).double(),
+        0.9 ** torch.tensor([[5.0], [2.0], [5.0], [1.0], [5.0], [3.0]]).double(),
+    )
+    args = script.Args()
+    vars(args).update({"policy_noise": 0.0, "gamma": 0.5} | settings)
+    return nets, data, args
+
+
+def by_loops(returns, probabilities, atoms):
+    """Bellemare et al. 2017, Alg. 1, and all to one atom where a return falls on it."""
+    result, spacing = np.zeros_like(probabilities), atoms[1] - atoms[0]
+    for n in range(len(returns)):
+        for j in range(len(atoms)):
+            place = (min(max(returns[n, j], atoms[0]), atoms[-1]) - atoms[0]) / spacing
+            below, above = int(np.floor(place)), int(np.ceil(place))
+            if below == above:
+                result[n, below] += probabilities[n, j]
+            else:
+                result[n, below] += probabilities[n, j] * (above - place)
+                result[n, above] += probabilities[n, j] * (place - below)
+    return result
+
+
+def softmax(x):
+    x = np.exp(x - x.max(1, keepdims=True))
+    return x / x.sum(1, keepdims=True)
+
+
+def numpy_z(net, obs, actions):
+    x = np.maximum(layer(np.concatenate([obs, actions], 1), net.fc1), 0)
+    return softmax(layer(np.maximum(layer(x, net.fc2), 0), net.fc3))
+
+
+def numpy_q(net, obs, actions):
+    return numpy_z(net, obs, actions) @ ATOMS
+
+
+def numpy_target(nets, data, noise=0.0):
+    """The target's distribution: its returns are R + γ^k (1-d) z, with γ^k that of the sample."""
+    obs = data.next_observations.numpy()
+    actions = np.clip(numpy_actor(nets.target_actor, obs) + noise, LOW, HIGH)
+    returns = data.rewards.numpy() + data.discounts.numpy() * (1 - data.dones.numpy()) * ATOMS
+    return by_loops(returns, numpy_z(nets.qf1_target, obs, actions), ATOMS)
+
+
+def numpy_loss(nets, data, target):
+    z = numpy_z(nets.qf1, data.observations.numpy(), data.actions.numpy())
+    return -(target * np.log(z)).sum(1).mean()
+
+
+def check_projection(script):
+    """Random returns, all on atoms, all beyond the edges; the mass stays 1."""
+    rng, atoms = np.random.default_rng(0), torch.tensor(ATOMS)
+    probabilities = softmax(rng.normal(size=(BATCH, 51)))
+    anywhere = rng.uniform(-20, 20, (BATCH, 51))
+    on_atoms = rng.choice(ATOMS, (BATCH, 51))
+    beyond = rng.choice([-13.0, 12.6, 1e6, -1e6], (BATCH, 51))
+    for returns in anywhere, on_atoms, beyond, np.tile(ATOMS, (BATCH, 1)):
+        projected = script.project(torch.tensor(returns), torch.tensor(probabilities), atoms)
+        np.testing.assert_allclose(
+            projected, by_loops(returns, probabilities, ATOMS), rtol=1e-9, atol=1e-15
+        )
+        np.testing.assert_allclose(projected.sum(1), 1, rtol=0, atol=1e-14)
+    assert projected.numpy() == pytest.approx(probabilities)
+
+
+def check_critic_loss_value(script):
+    nets, data, args = d4pg_setup(script)
+    expected = numpy_loss(nets, data, numpy_target(nets, data))
+    loss, metrics = script.critic_loss(nets, data, args)
+    assert loss.item() == pytest.approx(expected, rel=1e-9)
+    q = numpy_q(nets.qf1, data.observations.numpy(), data.actions.numpy())
+    np.testing.assert_allclose(metrics["qf1_values"], q)
+
+
+def check_edges(script):
+    """What is logged as an alarm is the target's mass on the outermost atoms."""
+    nets, data, args = d4pg_setup(script)
+    _, metrics = script.critic_loss(nets, data, args)
+    target = numpy_target(nets, data)
+    assert target[2, -1] > 0.5
+    assert target[5, 0] > 0.1
+    np.testing.assert_allclose(metrics["v_min_mass"].detach(), target[:, 0])
+    np.testing.assert_allclose(metrics["v_max_mass"].detach(), target[:, -1])
+
+
+def check_critic_gradient(script):
+    """Finite differences move the critic alone; nothing reaches the actors and the target."""
+    nets, data, args = d4pg_setup(script)
+    frozen = [nets.actor, nets.target_actor, nets.qf1_target]
+    for net in frozen:
+        net.requires_grad_(True)
+    script.critic_backward(nets, data, args)
+    target = numpy_target(nets, data)
+    for weight in nets.qf1.fc3.weight, nets.qf1.fc1.weight:
+        index = steepest(weight)
+        slope = finite_difference(weight, index, lambda: numpy_loss(nets, data, target))
+        assert weight.grad[index].item() == pytest.approx(slope, rel=1e-4)
+    assert all(parameter.grad is None for net in frozen for parameter in net.parameters())
+
+
+def check_actor_gradient(script):
+    """The actor climbs the mean of the distribution, Σ_i p_i z_i; the critic gets no gradient."""
+    nets, data, args = d4pg_setup(script)
+    script.actor_backward(nets, data, args)
+    obs, actor = data.observations.numpy(), nets.actor
+    for weight in actor.fc_mu.weight, actor.fc1.weight:
+        index = steepest(weight)
+        slope = finite_difference(
+            weight, index, lambda: -numpy_q(nets.qf1, obs, numpy_actor(actor, obs)).mean()
+        )
+        assert weight.grad[index].item() == pytest.approx(slope, rel=1e-4)
+    assert all(parameter.grad is None for parameter in nets.qf1.parameters())
+
+
+def check_smoothing(script):
+    """As in the parent: the target's action has noise, clipped, then scaled, then bounded."""
+    nets, data, args = d4pg_setup(script, policy_noise=0.6, noise_clip=0.5)
+    torch.manual_seed(7)
+    loss = script.critic_loss(nets, data, args)[0].item()
+    torch.manual_seed(7)
+    noise = np.clip(0.6 * torch.randn_like(data.actions).numpy(), -0.5, 0.5) * (HIGH - LOW) / 2
+    expected = numpy_loss(nets, data, numpy_target(nets, data, noise))
+    assert loss == pytest.approx(expected, rel=1e-9)
+
+
+CHECKS = [
+    check_projection,
+    check_critic_loss_value,
+    check_edges,
+    check_critic_gradient,
+    check_actor_gradient,
+    check_smoothing,
+]
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_check_holds(check):
+    check(d4pg)
+
+
+MUTANTS = {
+    "no clipping at the edges": (".clamp(atoms[0], atoms[-1])", "", "projection"),
+    "share to all atoms": ("shares.clamp(0, 1)", "shares", "projection"),
+    "all to the nearest atom": ("shares.clamp(0, 1)", "shares.round().clamp(0, 1)", "projection"),
+    "shares along the wrong axis": (".clamp(0, 1)).sum(1)", ".clamp(0, 1)).sum(2)", "projection"),
+    "spacing of one": (".abs() / spacing", ".abs()", "projection"),
+    "no detach": (
+        "with torch.no_grad():\n        next",
+        "if True:\n        next",
+        "critic_gradient",
+    ),
+    "no terminal mask": ("(1 - data.dones) * data", "data", "critic_loss_value"),
+    "γ for γ^k": ("data.discounts", "args.gamma", "critic_loss_value"),
+    "no discount": (" * data.discounts", "", "critic_loss_value"),
+    "online critic as target": ("nets.qf1_target.logits", "nets.qf1.logits", "critic_loss_value"),
+    "online actor as target": ("nets.target_actor(data", "nets.actor(data", "critic_loss_value"),
+    "target not projected": (
+        "project(next_returns, next_logits.softmax(-1), nets.qf1.atoms)",
+        "next_logits.softmax(-1)",
+        "critic_loss_value",
+    ),
+    "logits for probabilities": ("next_logits.softmax(-1), ", "next_logits, ", "critic_loss_value"),
+    "edges of the prediction": ("next_z[:, 0]", "logits.softmax(-1)[:, 0]", "edges"),
+    "edges swapped": ("next_z[:, -1]", "next_z[:, 0]", "edges"),
+    "actor descends Q": ("actor_loss = -nets", "actor_loss = nets", "actor_gradient"),
+    "logits for probabilities in the mean": (
+        "(self.logits(x, a).softmax(-1) * self.atoms)",
+        "(self.logits(x, a) * self.atoms)",
+        "actor_gradient",
+    ),
+    "gradient of every parameter": (
+        "backward(inputs=list(nets.actor.parameters()))",
+        "backward()",
+        "actor_gradient",
+    ),
+    "noise not clipped": ("noise.clamp(-args.noise_clip, args.noise_clip)", "noise", "smoothing"),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_broken_copy_is_caught(name):
+    assert_caught(d4pg, *MUTANTS[name], CHECKS)
+
+
+def test_mass_stays_one_in_float32():
+    nets = d4pg.Networks(OBS, ACT, LOW, HIGH)
+    atoms = nets.qf1.atoms
+    returns = torch.randn(1000, 51) * 300
+    projected = d4pg.project(returns, torch.rand(1000, 51).softmax(1), atoms)
+    assert projected.sum(1).numpy() == pytest.approx(1, abs=1e-5)
+    assert (projected >= 0).all()
+
+
+def test_one_step_and_a_wide_support_give_ddpgs_target_in_expectation():
+    """The gradient of the cross-entropy in the last bias is p - target, a sample at a time."""
+    nets, data, args = d4pg_setup(d4pg)
+    wide = d4pg.Networks(OBS, ACT, LOW, HIGH, -250.0, 250.0).double()
+    weights = {name: x for name, x in nets.state_dict().items() if "atoms" not in name}
+    wide.load_state_dict(weights, strict=False)
+    nets = wide
+    for n in range(BATCH):
+        one = ReplayBufferSamples(*[x[n : n + 1] for x in data[:5]], torch.tensor([[0.9]]).double())
+        nets.zero_grad()
+        d4pg.critic_backward(nets, one, args)
+        with torch.no_grad():
+            z = nets.qf1.logits(one.observations, one.actions).softmax(-1)[0]
+            mean = ((z - nets.qf1.fc3.bias.grad) * nets.qf1.atoms).sum()
+            next_q = nets.qf1_target(
+                one.next_observations, nets.target_actor(one.next_observations)
+            )
+            y = one.rewards[0, 0] + 0.9 * (1 - one.dones[0, 0]) * next_q[0]  # DDPG's line
+        torch.testing.assert_close(mean, y)
+
+
+def test_support_is_that_of_the_arguments(tmp_path, monkeypatch):
+    """In the critic and its slow copy, and in what is saved."""
+    monkeypatch.chdir(tmp_path)
+    settings = QUICK | OWN["d4pg_continuous"] | {"total_timesteps": 120, "v_min": 1.0, "v_max": 9.0}
+    args = d4pg.Args(**settings)
+    d4pg.train(args)
+    nets = d4pg.Networks(3, 2, np.array([-1.0, -5.0]), np.array([1.0, 5.0]))
+    nets.load_state_dict(torch.load(f"runs/{args.run_name}/model.pt", weights_only=True))
+    for net in nets.qf1, nets.qf1_target:
+        torch.testing.assert_close(net.atoms, torch.linspace(1, 9, 51))
+
+
+# ---- n-step windows ----
+def windows(script, first=0, **settings):
+    """Train in Count, whose environments are named from `first` on.
+
+    Return the replay buffer's sample of every row, and the last step of each (environment, episode).
+    """
+    kept = []
+
+    class Kept(script.NStepReplayBuffer):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            kept.append(self)
+
+    Count.instances = first
+    real, script.NStepReplayBuffer = script.NStepReplayBuffer, Kept
+    try:
+        script.train(script.Args(**QUICK | OWN["d4pg_continuous"] | settings))
+    finally:
+        script.NStepReplayBuffer = real
+    (rb,) = kept
+    last = {}
+    for row in rb.next_observations[: rb.size()].reshape(-1, 3):
+        name, episode, time = row.tolist()
+        last[name, episode] = max(time, last.get((name, episode), 0))
+    rows = np.tile(np.arange(rb.size()), 4 * rb.n_envs)  # each environment comes up
+    return rb._get_samples(rows), last
+
+
+def check_windows(script, n_steps=5, **settings):
+    """Each window is n steps of one episode, or ends where the episode does; R, γ^k, d by hand."""
+    data, last = windows(script, **{"n_steps": n_steps, "gamma": 0.9} | settings)
+    lengths = set()
+    for n, (name, episode, time) in enumerate(data.observations.tolist()):
+        k = int(min(n_steps, last[name, episode] - time))
+        rewards = [100 * name + 10 * episode + time + i + 1 for i in range(k)]
+        terminates = (name + episode) % 2 == 0
+        assert data.next_observations[n].tolist() == [name, episode, time + k]
+        assert data.rewards[n, 0].item() == pytest.approx(
+            sum(0.9**i * rewards[i] for i in range(k)), rel=1e-5
+        )
+        assert data.discounts[n, 0].item() == pytest.approx(0.9**k, rel=1e-5)
+        assert data.dones[n, 0].item() == (terminates and time + k == 7)
+        lengths.add(k)
+    assert lengths == set(range(1, n_steps + 1))
+    return data
+
+
+# of one environment the 60th step terminates an episode at a boundary
+SETTINGS = {
+    "as it is": {},
+    "three environments": {"num_envs": 3},
+    "the buffer wraps": {"buffer_size": 110, "total_timesteps": 250},
+    "three, wrapped": {"num_envs": 3, "buffer_size": 120},
+    "a boundary at a termination": {"checkpoint_interval": 60, "total_timesteps": 180},
+    "one step": {"n_steps": 1},
+    "longer than any episode but one": {"n_steps": 6},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_windows_end_where_the_episode_does(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    check_windows(d4pg, **SETTINGS[name])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "name"),
+    [
+        ("(truncations | run.at_boundary())", "truncations", "as it is"),
+        ("(truncations | run.at_boundary())", "(truncations & False)", "as it is"),
+        (" & ~terminations", "", "a boundary at a termination"),
+        ("gamma\": args.gamma}", "gamma\": 0.99}", "as it is"),
+        ("n_steps\": args.n_steps", "n_steps\": 3", "as it is"),
+        ("actions, rewards, terminations, timeouts", "actions, rewards, cuts, timeouts", "as it is"),
+    ],
+)  # fmt: skip
+def test_broken_windows_are_caught(old, new, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = (ROOT / "d4pg_continuous.py").read_text()
+    assert source.count(old) == 1, f"the mutant does not fit: {old}"
+    mutant = types.ModuleType("mutant")
+    mutant.__dict__.update(vars(d4pg))
+    training = source[source.index("# ---- Training ----") : source.index("# ---- Run ----")]
+    exec(training.replace(old, new), mutant.__dict__)
+    with pytest.raises(AssertionError):
+        check_windows(mutant, **SETTINGS[name])
+
+
+def test_windows_end_at_a_stop(tmp_path, monkeypatch):
+    """A signal cuts the episodes at a step that is no boundary; what follows is another episode."""
+    monkeypatch.chdir(tmp_path)
+
+    class Stopped(d4pg.Run):
+        def step(self, actions):
+            if self.global_step == 132 and not Path("stopped").exists():
+                Path("stopped").touch()
+                self.stops.append(signal.SIGTERM)
+            return super().step(actions)
+
+    monkeypatch.setattr(d4pg, "Run", Stopped)
+    settings = {"run_name": "stopped", "resume": True, "gamma": 0.9}
+    with pytest.raises(SystemExit) as stop:
+        d4pg.train(d4pg.Args(**QUICK | OWN["d4pg_continuous"] | settings))
+    assert stop.value.code == 75
+    check_windows(d4pg, first=20, **settings)
