@@ -201,9 +201,11 @@ def polyak_update(net, target, tau):
 def train(args: Args) -> dict:
     """Train to `args.total_timesteps`; return what result.json has. `Run` lists the exit codes."""
     with Run(args) as run:
-        nets = Networks(
-            run.obs_dim, run.act_dim, run.action_low, run.action_high, args.v_min, args.v_max
-        ).to(run.device)
+        if args.v_min >= args.v_max:
+            fail(f"--v-min must be below --v-max, not {args.v_min} and {args.v_max}")
+        support = {"v_min": args.v_min, "v_max": args.v_max}
+        nets = Networks(run.obs_dim, run.act_dim, run.action_low, run.action_high, **support)
+        nets.to(run.device)
         q_optimizer = optim.Adam(nets.qf1.parameters(), lr=args.learning_rate, fused=True)
         actor_optimizer = optim.Adam(nets.actor.parameters(), lr=args.learning_rate, fused=True)
         own = {"n_envs": args.num_envs, "n_steps": args.n_steps, "gamma": args.gamma}
@@ -267,6 +269,7 @@ def check_args(args) -> None:
     for field in fields(args):
         name, value = field.name, getattr(args, field.name)
         low = 1 if field.type is int and name not in may_be_zero else 0
+        low = -(2**31) if name in ("v_min", "v_max") else low
         high = 1 if name in ("gamma", "tau", "gae_lambda") else 2**31
         if isinstance(value, int | float) and not low <= value <= high:
             fail(f"--{name.replace('_', '-')} must be from {low} to {high}, not {value}")

@@ -240,6 +240,7 @@ def check_args(args) -> None:
     for field in fields(args):
         name, value = field.name, getattr(args, field.name)
         low = 1 if field.type is int and name not in may_be_zero else 0
+        low = -(2**31) if name in ("v_min", "v_max") else low
         high = 1 if name in ("gamma", "tau", "gae_lambda") else 2**31
         if isinstance(value, int | float) and not low <= value <= high:
             fail(f"--{name.replace('_', '-')} must be from {low} to {high}, not {value}")
