@@ -14,6 +14,9 @@ PAIRS = [
     ("ddpg", "svg0", 55),
     ("svg0", "ac_reparam", 70),
     ("svg0", "sac", 80),
+    ("ppo", "a2c", 64),
+    ("a2c", "reinforce", 60),
+    ("a2c", "a3c", 110),
 ]
 
 

@@ -24,12 +24,18 @@ OFF_POLICY = {
     "learning_rate": 2e-3,
     "tau": 0.05,
 }
+A2C = {"total_timesteps": 20_000, "num_envs": 16, "num_steps": 5, "learning_rate": 3e-3}
 ON_POLICY = {
-    "total_timesteps": 10_000,
-    "num_steps": 500,
-    "num_minibatches": 8,
-    "update_epochs": 10,
-    "learning_rate": 3e-3,
+    "ppo_continuous": {
+        "total_timesteps": 10_000,
+        "num_steps": 500,
+        "num_minibatches": 8,
+        "update_epochs": 10,
+        "learning_rate": 3e-3,
+    },
+    "a2c_continuous": A2C,
+    "reinforce_continuous": A2C | {"num_envs": 20},
+    "a3c_continuous": A2C | {"num_workers": 1},
 }
 
 
@@ -44,7 +50,7 @@ def test_linear_quadratic_problem_is_solved_to_within_5_percent(quick, script, m
         checkpoint_interval=0,
         eval_interval=0,
         eval_episodes=episodes,
-        **(OFF_POLICY if hasattr(script, "ReplayBuffer") else ON_POLICY),
+        **ON_POLICY.get(script.__name__, OFF_POLICY),
     )
     envs = gym.make_vec("toy/Regulator-v0", episodes, "sync")
     seeds = np.random.SeedSequence([seed, 0, 1]).generate_state(episodes)
