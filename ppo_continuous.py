@@ -12,8 +12,8 @@ Actor: maximise E[min(ρA, clip(ρ, 1-ε, 1+ε)A)], ρ = π(a|s)/π_old(a|s), wi
 Departures from the paper:
 1. Every `checkpoint_interval` steps the running episodes are cut, as a time limit would.
 2. A and R bootstrap with V of the true last observation where a time limit ends an episode.
-3. Observations, rewards and the advantages of each minibatch are normalised; the change of V and
-   gradients are clipped; the learning rate falls to 0; weights start orthogonal; Adam's ε is 1e-5.
+3. Observations and rewards are normalised; gradients are clipped; weights start orthogonal.
+4. Advantages are normalised; the change of V is clipped; Adam's rate falls to 0, its ε is 1e-5.
 
     python ppo_continuous.py --env-id Hopper-v4
 """
@@ -138,8 +138,7 @@ class Actor(nn.Module):
         return Normal(self.mu(x), self.log_std.exp(), validate_args=False)
 
     def forward(self, x):
-        x = self.mu(self.obs_normalizer(x))
-        return x * self.action_scale + self.action_bias
+        return self.mu(self.obs_normalizer(x)) * self.action_scale + self.action_bias
 
 
 class Networks(nn.Module):
@@ -157,11 +156,10 @@ class Rollout:
     """What each environment did in `num_steps` steps: arrays (num_steps, num_envs, ...)."""
 
     def __init__(self, num_steps, num_envs, obs_dim, act_dim):
-        shape = num_steps, num_envs
-        self.observations, self.next_observations = np.zeros((2, *shape, obs_dim))
-        self.actions = np.zeros((*shape, act_dim), np.float32)
-        self.rewards, self.discounted_returns = np.zeros((2, *shape))
-        self.terminations, self.dones = np.zeros((2, *shape), bool)
+        self.observations, self.next_observations = np.zeros((2, num_steps, num_envs, obs_dim))
+        self.actions = np.zeros((num_steps, num_envs, act_dim), np.float32)
+        self.rewards, self.discounted_returns = np.zeros((2, num_steps, num_envs))
+        self.terminations, self.dones = np.zeros((2, num_steps, num_envs), bool)
 
 
 class Batch(NamedTuple):
@@ -176,7 +174,7 @@ class Batch(NamedTuple):
 
 
 def estimate_advantages(rollout, rewards, values, next_values, args):
-    """Return A by GAE, (num_steps, num_envs), from r, V(s) and V(s') of each step."""
+    """Return A, (num_steps, num_envs), from r, V(s) and V(s') of each step."""
     # δ_t = r_t + γ(1-d) V(s_{t+1}) - V(s_t), d = 1 at a termination, 0 at a time limit
     deltas = rewards + args.gamma * (1 - rollout.terminations) * next_values - values
     # A_t = δ_t + γλ A_{t+1}, within an episode   [Schulman et al. 2016, Eq. 16]
@@ -214,20 +212,21 @@ def critic_loss(nets, data, args):
 
 
 def actor_loss(nets, data, args):
-    """Return minus the clipped surrogate objective over a batch, and what to log."""
+    """Return minus the surrogate objective over a batch, a scalar, and what to log of it."""
     advantages = data.advantages
     if args.norm_adv:
         advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
     policy = nets.actor.distribution(data.observations)
-    log_ratio = policy.log_prob(data.actions).sum(-1) - data.log_probs
+    log_probs = policy.log_prob(data.actions).sum(-1)
+    log_ratio = log_probs - data.log_probs
     ratio = log_ratio.exp()
     # E[min(ρA, clip(ρ, 1-ε, 1+ε)A)]   [Schulman et al. 2017, Eq. 7]
     clipped = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
     policy_loss = -torch.min(ratio * advantages, clipped * advantages).mean()
     entropy = policy.entropy().sum(-1).mean()
+    metrics = {"policy_loss": policy_loss, "entropy": entropy}
     # an estimate of KL(π_old, π) without bias and of low variance   [Schulman 2020]
-    approx_kl = (ratio - 1 - log_ratio).mean()
-    metrics = {"policy_loss": policy_loss, "entropy": entropy, "approx_kl": approx_kl}
+    metrics["approx_kl"] = (ratio - 1 - log_ratio).mean()
     metrics["clipfrac"] = (ratio != clipped).float().mean()
     return policy_loss - args.ent_coef * entropy, metrics
 
@@ -278,7 +277,7 @@ def train(args: Args) -> dict:
 
             # Learn
             if args.anneal_lr:
-                remaining = 1 - (run.global_step - batch_size) / args.total_timesteps
+                remaining = 1 - run.iteration_step / args.total_timesteps
                 optimizer.param_groups[0]["lr"] = remaining * args.learning_rate
             history = []
             for _ in range(args.update_epochs):
@@ -294,8 +293,8 @@ def train(args: Args) -> dict:
             nets.actor.obs_normalizer.update(rollout.observations.reshape(batch_size, -1))
 
             metrics = {name: torch.stack([m[name] for m in history]).mean() for name in history[0]}
-            unexplained = (batch.returns - batch.values).var() / (batch.returns.var() + 1e-8)
-            metrics["explained_variance"] = 1 - unexplained
+            residual = batch.advantages.var(correction=0) / (batch.returns.var(correction=0) + 1e-8)
+            metrics["explained_variance"] = 1 - residual
             metrics["charts/learning_rate"] = torch.tensor(optimizer.param_groups[0]["lr"])
             if run.at_boundary():
                 discounted = np.zeros(args.num_envs)

@@ -16,6 +16,9 @@ PAIRS = [
     ("svg0", "sac", 80),
     ("ddpg", "d4pg", 110),
     ("ddpg", "naf", 90),
+    ("ppo", "a2c", 64),
+    ("a2c", "reinforce", 60),
+    ("a2c", "a3c", 110),
 ]
 
 

@@ -33,9 +33,10 @@ AC = {"max_episode_steps": None, "steps_per_iteration": 1, "updates_per_iteratio
 PPO = {"num_steps": 50, "num_minibatches": 4, "update_epochs": 3}
 CRITIC = {"losses/qf1_loss", "losses/qf1_values", "losses/actor_loss"}
 TWIN = {"losses/qf2_loss", "losses/qf2_values"}
-PPO_TAGS = {
-    *("losses/policy_loss", "losses/value_loss", "losses/entropy", "losses/approx_kl"),
-    *("losses/clipfrac", "losses/explained_variance", "charts/learning_rate"),
+A2C = {"num_envs": 4, "num_steps": 5}
+A2C_TAGS = {
+    *("losses/policy_loss", "losses/value_loss", "losses/entropy"),
+    *("losses/explained_variance", "charts/learning_rate"),
 }
 # One row for each script: what it needs besides QUICK, and which tags it logs besides TAGS.
 TABLE = {
@@ -49,7 +50,10 @@ TABLE = {
     "naf_continuous": (REPLAY, CRITIC - {"losses/actor_loss"}),
     "d4pg_continuous": (REPLAY, CRITIC | {"losses/v_min_mass", "losses/v_max_mass"}),
     "ac_reparam_continuous": (REPLAY | AC, CRITIC | {"losses/policy_std"}),
-    "ppo_continuous": (PPO, PPO_TAGS),
+    "ppo_continuous": (PPO, A2C_TAGS | {"losses/approx_kl", "losses/clipfrac"}),
+    "a2c_continuous": (A2C, A2C_TAGS),
+    "reinforce_continuous": ({"num_steps": 5}, A2C_TAGS),
+    "a3c_continuous": (A2C | {"num_workers": 1}, A2C_TAGS),
 }
 TAGS = {
     *("charts/episodic_return", "charts/episodic_length", "charts/SPS"),

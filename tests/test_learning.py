@@ -3,7 +3,7 @@
 import gymnasium as gym
 import numpy as np
 import torch
-from conftest import OWN, Regulator
+from conftest import Regulator
 
 import ddpg_continuous
 
@@ -34,17 +34,21 @@ OFF_POLICY = {
     "learning_rate": 2e-3,
     "tau": 0.05,
 }
-SPECIAL = {
-    "naf_continuous": {"batch_size": 256, "learning_rate": 1e-3},
+A2C = {"total_timesteps": 20_000, "num_envs": 16, "num_steps": 5, "learning_rate": 3e-3}
+SETTINGS = {
+    "naf_continuous": OFF_POLICY | {"batch_size": 256, "learning_rate": 1e-3},
     # the rewards of longer windows are those of the random policy
-    "d4pg_continuous": {"v_min": -10.0, "v_max": 0.0, "n_steps": 1},
-}
-ON_POLICY = {
-    "total_timesteps": 10_000,
-    "num_steps": 500,
-    "num_minibatches": 8,
-    "update_epochs": 10,
-    "learning_rate": 3e-3,
+    "d4pg_continuous": OFF_POLICY | {"v_min": -10.0, "v_max": 0.0, "n_steps": 1},
+    "ppo_continuous": {
+        "total_timesteps": 10_000,
+        "num_steps": 500,
+        "num_minibatches": 8,
+        "update_epochs": 10,
+        "learning_rate": 3e-3,
+    },
+    "a2c_continuous": A2C,
+    "reinforce_continuous": A2C | {"num_envs": 20},
+    "a3c_continuous": A2C | {"num_workers": 1},
 }
 
 
@@ -53,14 +57,13 @@ def test_linear_quadratic_problem_is_solved_to_within_5_percent(quick, script, m
     if script.__name__ == "ac_reparam_continuous":  # its tanh critic fits a quadratic too slowly
         monkeypatch.setattr(script.QNetwork, "forward", ddpg_continuous.QNetwork.forward)
     episodes, seed = 20, 1
-    settings = OFF_POLICY if "buffer_size" in OWN[script.__name__] else ON_POLICY
     run_dir, result = quick(
         env_id="toy/Regulator-v0",
         seed=seed,
         checkpoint_interval=0,
         eval_interval=0,
         eval_episodes=episodes,
-        **settings | SPECIAL.get(script.__name__, {}),
+        **SETTINGS.get(script.__name__, OFF_POLICY),
     )
     envs = gym.make_vec("toy/Regulator-v0", episodes, "sync")
     seeds = np.random.SeedSequence([seed, 0, 1]).generate_state(episodes)

@@ -194,7 +194,7 @@ MUTANTS = {
     "critic's weight forgotten": ("args.vf_coef * value_loss", "value_loss", "gradient"),
     "the handout's log π": (
         "clipped * advantages).mean()",
-        "clipped * advantages).mul(log_ratio + data.log_probs).mean()",
+        "clipped * advantages).mul(log_probs).mean()",
         "losses",
     ),
 }

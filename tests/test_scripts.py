@@ -62,6 +62,7 @@ CHANGES = {
     "ent_coef": 0.1,
     "target_kl": 1e-9,
     "v_min": 10.0,
+    "baseline": "none",
 }
 # what else has to be set for an argument to matter
 WITH = {
@@ -73,6 +74,7 @@ WITH = {
 # what changes no weights, or is tested elsewhere
 REST = {
     *("exp_name", "seed", "cuda", "torch_threads", "compile", "run_name", "resume", "async_envs"),
+    "num_workers",
     *("eval_interval", "eval_episodes", "capture_video", "env_id", "total_timesteps"),
 }
 

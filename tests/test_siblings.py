@@ -18,7 +18,7 @@ SCRIPTS = sorted(path.name.removesuffix("_continuous.py") for path in ROOT.glob(
 PARENTS = {child: parent for parent, child, _ in diffs.PAIRS}
 RULERS = ["Config", "Networks", "Losses", "Training", "Run"]
 # most lines above the Run ruler
-LENGTHS = {"ddpg": 230, "td3": 245, "ac_reparam": 260}
+LENGTHS = {"ddpg": 230, "td3": 245, "ac_reparam": 260, "a3c": 375}
 # part of a script: a pattern that finds it
 EVERYWHERE = {
     "header": r"\A# /// script.*?^# ///$",
@@ -34,6 +34,11 @@ REPLAY = {
     "Step": r"^            next_obs, rewards.*?(?=^            # Store$)",
     "end of Store": r"^            obs = run.reset_finished.*?(?=^            # Learn$)",
 }
+# the same in all that learn from rollouts
+ROLLOUT = {
+    "Networks": r"^# ---- Networks ----$.*?(?=^# ---- Losses ----$)",
+    "Act": r"^            # Act$.*?(?=^ {16}obs = run.reset_finished)",
+}
 RUN = {"Run": r"^# ---- Run ----$.*\Z"}
 
 
@@ -42,7 +47,7 @@ def source(name: str) -> str:
 
 
 def shared(text: str, part: str) -> str:
-    found = re.findall((EVERYWHERE | REPLAY | RUN)[part], text, re.DOTALL | re.MULTILINE)
+    found = re.findall((EVERYWHERE | REPLAY | ROLLOUT | RUN)[part], text, re.DOTALL | re.MULTILINE)
     assert len(found) == 1, f"{part}: found {len(found)} times"
     # an algorithm may have defaults of its own
     return re.sub(r" = \S+(?=  # )", "", found[0]) if part == "Args of every run" else found[0]
@@ -75,9 +80,15 @@ def test_part_is_the_same_in_all_that_replay(name, part):
     assert shared(source(name), part) == shared(source("ddpg"), part)
 
 
-@pytest.mark.parametrize("part", EVERYWHERE | REPLAY | RUN)
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if family(name) == "ppo"])
+@pytest.mark.parametrize("part", ROLLOUT)
+def test_part_is_the_same_in_all_that_learn_from_rollouts(name, part):
+    assert shared(source(name), part) == shared(source("ppo"), part)
+
+
+@pytest.mark.parametrize("part", EVERYWHERE | REPLAY | ROLLOUT | RUN)
 def test_one_changed_character_is_noticed(part):
-    text = source("ddpg")
+    text = source("ppo" if part in ROLLOUT else "ddpg")
     here = shared(text, part)
     lines = [line for line in here.splitlines() if line]
     end = lines[len(lines) // 2][-9:]
