@@ -68,6 +68,7 @@ PUBLISHED = Path(__file__).parent / "results" / "published.csv"
 STYLES = {"ddpg": ("#0072B2", "o"), "td3": ("#D55E00", "s"), "ppo": ("#009E73", "^")}
 STYLES |= {"ac_reparam": ("#CC79A7", "D"), "svg0": ("#56B4E9", "P"), "sac": ("#E69F00", "v")}
 STYLES |= {"d4pg": ("#882255", "d"), "naf": ("#117733", "p")}
+STYLES |= {"a2c": ("#332288", "h"), "reinforce": ("#999933", "<"), "a3c": ("#AA4499", ">")}
 OTHER_STYLES = [("#000000", "X"), ("#999999", "*"), ("#0072B2", "<"), ("#D55E00", ">")]
 LOOK = {"font.size": 12, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True}
 LOOK |= {"grid.alpha": 0.3, "legend.frameon": False, "savefig.dpi": 150, "svg.hashsalt": "plot"}
