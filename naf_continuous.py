@@ -51,13 +51,13 @@ from tqdm import tqdm
 class Args:
     env_id: str = "Hopper-v4"  # id of a gymnasium environment with continuous actions
     total_timesteps: int = 1_000_000  # environment steps of the run
-    learning_rate: float = 3e-4  # learning rate of the Adam optimizers
+    learning_rate: float = 1e-3  # learning rate of the Adam optimizer
     buffer_size: int = 1_000_000  # transitions that the replay buffer holds
     gamma: float = 0.99  # discount factor γ
-    tau: float = 0.005  # Polyak coefficient τ of the target networks
-    batch_size: int = 256  # transitions in an update
-    exploration_noise: float = 0.1  # its standard deviation, relative to half the action range
-    learning_starts: int = 25_000  # steps of uniformly random actions before learning starts
+    tau: float = 0.001  # Polyak coefficient τ of the target networks
+    batch_size: int = 100  # transitions in an update
+    exploration_noise: float = 0.3  # its standard deviation, relative to half the action range
+    learning_starts: int = 1_000  # steps of uniformly random actions before learning starts
     policy_frequency: int = 2  # critic updates for each update of the target network
     # every run
     exp_name: str = Path(__file__).stem  # name of this experiment

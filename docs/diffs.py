@@ -15,7 +15,7 @@ PAIRS = [
     ("svg0", "ac_reparam", 70),
     ("svg0", "sac", 80),
     ("ddpg", "d4pg", 110),
-    ("ddpg", "naf", 90),
+    ("ddpg", "naf", 100),
     ("ppo", "a2c", 64),
     ("a2c", "reinforce", 60),
     ("a2c", "a3c", 110),
