@@ -134,13 +134,23 @@ def test_one_update_with_all_of_each_rollout(quick, monkeypatch):
 @RUN
 def test_rollout_of_one_step_is_an_actor_critic_with_td_errors(quick, monkeypatch):
     """The smallest rollout that there is; nothing divides by a variance of one."""
-    batches, real = [], a2c.make_batch
+    real, steps = a2c.make_batch, []
 
     def recorded(nets, rollout, args, device):
         batch = real(nets, rollout, args, device)
-        batches.append(batch)
+        with torch.no_grad():
+            scale = (nets.return_normalizer.var.item() + 1e-8) ** 0.5
+            obs, next_obs = rollout.observations[0], rollout.next_observations[0]
+            v, next_v = (
+                nets.critic(nets.actor.obs_normalizer(torch.tensor(x))) for x in (obs, next_obs)
+            )
+        reward = (rollout.rewards[0] / scale).clip(-10, 10)
+        delta = reward + args.gamma * ~rollout.terminations[0] * next_v.numpy() - v.numpy()
+        np.testing.assert_allclose(batch.advantages, delta, rtol=1e-4, atol=1e-5)
+        steps.append(rollout.terminations[0, 0])
         return batch
 
     monkeypatch.setattr(a2c, "make_batch", recorded)
     quick(num_envs=1, num_steps=1)
-    assert [len(data.returns) for data in batches] == [1] * 300
+    assert len(steps) == 300
+    assert 0 < sum(steps) < 300

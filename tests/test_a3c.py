@@ -105,6 +105,21 @@ def test_all_that_workers_share_is_in_shared_memory(resumed):
 
 
 @RUN
+def test_nothing_is_computed_with_the_shared_networks(quick, monkeypatch):
+    """Others may change them at any moment: a worker acts, estimates and learns with its copy."""
+    used, real = set(), a3c.start_others
+    act, value = a3c.Actor.distribution, a3c.Critic.forward
+    monkeypatch.setattr(a3c.Actor, "distribution", lambda net, x: used.add(net) or act(net, x))
+    monkeypatch.setattr(a3c.Critic, "forward", lambda net, x: used.add(net) or value(net, x))
+    shared = []
+    monkeypatch.setattr(a3c, "start_others", lambda run, s: shared.append(s.nets) or real(run, s))
+    quick(num_workers=1)
+    (nets,) = shared
+    assert len(used) == 2
+    assert not used & {nets.actor, nets.critic}
+
+
+@RUN
 def test_second_worker_updates_what_is_shared(quick, monkeypatch):
     """Weights, averages and statistics, here to the end of the run; the first adds one update."""
     seen, start_others = types.SimpleNamespace(), a3c.start_others

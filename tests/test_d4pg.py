@@ -266,6 +266,15 @@ def test_support_is_that_of_the_arguments(tmp_path, monkeypatch):
         torch.testing.assert_close(net.atoms, torch.linspace(1, 9, 51))
 
 
+def test_support_must_have_a_width(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    settings = QUICK | OWN["d4pg_continuous"] | {"v_min": 3.0, "v_max": 3.0}
+    with pytest.raises(SystemExit, match="^2$"):
+        d4pg.train(d4pg.Args(**settings))
+    assert capsys.readouterr().err == "error: --v-min must be below --v-max, not 3.0 and 3.0\n"
+    assert list(tmp_path.glob("runs/*")) == []
+
+
 # ---- n-step windows ----
 def windows(script, first=0, **settings):
     """Train in Count, whose environments are named from `first` on.
