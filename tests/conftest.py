@@ -18,6 +18,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
+# A shell's `&` and `nohup` let what they start ignore these signals, and that is inherited.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Settings of a run of seconds: every interval is reached.
 QUICK = {
