@@ -17,6 +17,7 @@ printed: one that fails costs a line that says why, and exit code 2.
 
 import importlib.util
 import json
+import subprocess
 import sys
 import tempfile
 from contextlib import contextmanager, redirect_stdout
@@ -24,8 +25,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
 
+import imageio_ffmpeg
 import torch
 import tyro
+
+# small enough for a README: 200 pixels wide, 32 colours of its own
+GIF = "fps=12,scale=200:-1:flags=lanczos,split[a][b];"
+GIF += "[a]palettegen=max_colors=32[colours];[b][colours]paletteuse=dither=none"
 
 
 @dataclass
@@ -41,7 +47,7 @@ class Args:
     json: bool = False
     """print JSON instead of a table"""
     video: Path | None = None
-    """record the first episode of a single run in this mp4 file"""
+    """record the first episode of a single run in this .mp4 file, or its first 5 seconds as .gif"""
 
 
 def load_script(path: Path) -> ModuleType:
@@ -108,6 +114,10 @@ def record(run_dir: Path, args: Args) -> None:
         script, run_args, actor = load_run(run_dir, args)
         script.evaluate(actor, run_args, 1, Path(tmp, "video"))
         (video,) = Path(tmp).glob("*.mp4")
+        if args.video.suffix == ".gif":
+            ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-t", "5", "-i", video]
+            video = Path(tmp, "video.gif")
+            subprocess.run([*ffmpeg, "-vf", GIF, video], check=True)
         video.replace(args.video)
 
 
@@ -129,8 +139,8 @@ def main(args: Args) -> list[dict]:
     for name, low in ("episodes", 1), ("seed", 0):
         if (value := getattr(args, name)) is not None and value < low:
             fail(f"--{name} must be at least {low}, not {value}")
-    if args.video and (len(args.runs) > 1 or args.video.suffix != ".mp4"):
-        fail("--video takes one run and a file that ends in .mp4")
+    if args.video and (len(args.runs) > 1 or args.video.suffix not in (".mp4", ".gif")):
+        fail("--video takes one run and a file that ends in .mp4 or .gif")
     if args.video and not args.video.parent.is_dir():
         fail(f"there is no folder {args.video.parent} for the video")
     results, broken = [], False

@@ -15,6 +15,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 from conftest import OWN, QUICK, ROOT
+from PIL import Image
 
 import evaluate
 
@@ -148,7 +149,7 @@ def test_spoilt_folder_is_named_and_the_others_go_on(run, copy, what, capsys, tm
         {"runs": ()},
         {"episodes": 0},
         {"seed": -1},
-        {"video": Path("a.gif")},
+        {"video": Path("a.avi")},
         {"video": Path("nowhere/a.mp4")},
         {"runs": (Path("a"),) * 2},
     ],
@@ -216,4 +217,8 @@ def test_video(tmp_path):
     call(ROOT / "ddpg_continuous.py", *flags.split())
     call(ROOT / "evaluate.py", "runs/a", "--video", "a.mp4")
     assert (tmp_path / "a.mp4").stat().st_size > 1000
-    assert {path.name for path in tmp_path.iterdir()} == {"runs", "a.mp4"}
+    call(ROOT / "evaluate.py", "runs/a", "--video", "a.gif")
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert (gif.format, gif.size) == ("GIF", (200, 200))
+        assert 1 < gif.n_frames <= 60
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "a.mp4", "a.gif"}
