@@ -61,7 +61,7 @@ class Args:
     gae_lambda: float = 0.95  # λ of GAE: 0 is one-step TD, 1 the empirical return
     ent_coef: float = 0.0  # weight of the policy's entropy in the objective
     vf_coef: float = 0.5  # weight of the critic's loss
-    max_grad_norm: float = 0.5  # largest norm of the gradient of all parameters
+    max_grad_norm: float = 0.05  # largest norm of the gradient of all parameters
     # every run
     exp_name: str = Path(__file__).stem  # name of this experiment
     seed: int = 1  # seed of every random generator
@@ -227,6 +227,7 @@ def train(args: Args) -> dict:
     with Run(args) as run:
         batch_size = args.num_envs * args.num_steps
         nets = Networks(run.obs_dim, run.act_dim, run.action_low, run.action_high).to(run.device)
+        nn.init.constant_(nets.actor.log_std, -0.5)
         optimizer = optim.RMSprop(nets.parameters(), lr=args.learning_rate, eps=1e-5)
         rollout = Rollout(args.num_steps, args.num_envs, run.obs_dim, run.act_dim)
         gradient = run.compile(backward)

@@ -16,7 +16,7 @@ PAIRS = [
     ("svg0", "sac", 80),
     ("ddpg", "d4pg", 110),
     ("ddpg", "naf", 100),
-    ("ppo", "a2c", 64),
+    ("ppo", "a2c", 67),
     ("a2c", "reinforce", 60),
     ("a2c", "a3c", 110),
 ]
