@@ -40,7 +40,7 @@ def script_path(name: str) -> Path:
 
 
 def definition(tree, name: str):
-    """Return the last definition of "function", "Class" or "Class.method"; None if there is none."""
+    """Return the last definition of "function", "Class" or "Class.method", None if missing."""
     for part in name.split("."):
         named = [node for node in getattr(tree, "body", []) if getattr(node, "name", None) == part]
         tree = named[-1] if named else None

@@ -37,8 +37,7 @@ def parse(path: Path):
     except (ValueError, RecursionError, MemoryError) as error:
         fail(f"{path} is no Python file: {error}")
     for algorithm in EXERCISES:
-        real = ast.parse(script_path(algorithm).read_text(encoding="utf-8"))
-        if title(real) == title(tree):
+        if title(real_tree(algorithm)) == title(tree):
             return tree, algorithm
     fail(f"{path} has the docstring of no script that is an exercise ({', '.join(EXERCISES)})")
 
@@ -65,21 +64,27 @@ def changed_besides(tree, algorithm: str) -> list[str]:
                 found[owner + (name or ast.unparse(member))] = ast.unparse(member)
         return found
 
-    real, own = parts(ast.parse(script_path(algorithm).read_text(encoding="utf-8"))), parts(tree)
+    real, own = parts(real_tree(algorithm)), parts(tree)
     return [name.split("\n")[0][:60] for name in real if own.get(name) != real[name]]
 
 
 # ---- One function ----
 @cache
-def compiled(path: Path):
-    return compile(path.read_text(encoding="utf-8"), str(path), "exec")
+def real_tree(algorithm: str):
+    return ast.parse(script_path(algorithm).read_text(encoding="utf-8"))
+
+
+@cache
+def compiled(algorithm: str):
+    return compile(real_tree(algorithm), str(script_path(algorithm)), "exec")
 
 
 def load(algorithm: str) -> ModuleType:
-    """Return the real script as a new module."""
-    script, path = ModuleType(algorithm), script_path(algorithm)
-    script.__file__ = str(path)
-    exec(compiled(path), vars(script))
+    """Return the real script as a new module, with `act` as a function."""
+    script = ModuleType(algorithm)
+    script.__file__ = str(script_path(algorithm))
+    exec(compiled(algorithm), vars(script))
+    script.act = act(real_tree(algorithm), script)
     return script
 
 
@@ -88,6 +93,15 @@ def run(nodes, script) -> dict:
     tree, defined = ast.fix_missing_locations(ast.Module(nodes, [])), {}
     exec(compile(tree, "<student>", "exec"), vars(script), defined)
     return defined
+
+
+def act(tree, script):
+    """Return action selection as a function of what `train` knows at that place."""
+    names = ", ".join(f"'{name}': {name}" for name in to_set(real_tree(script.__name__)))
+    (node,) = ast.parse(f"def act(run, args, nets, obs, metrics, t): return {{{names}}}").body
+    body, start, stop = find(tree, "act")
+    node.body[:0] = body[start:stop]
+    return run([node], script)["act"]
 
 
 def install(script, tree, name: str) -> None:
@@ -99,17 +113,15 @@ def install(script, tree, name: str) -> None:
             with suppress(Exception):
                 vars(script).update(run([node], script))
     owner, _, method = name.rpartition(".")
-    if name == "act":  # as a function of what `train` knows at that place
-        real = ast.parse(script_path(script.__name__).read_text(encoding="utf-8"))
-        result = "{" + ", ".join(f"'{name}': {name}" for name in to_set(real)) + "}"
-        (node,) = ast.parse(f"def act(run, args, nets, obs, metrics, t): return {result}").body
-        body, start, stop = find(tree, "act")
-        node.body[:0] = body[start:stop]
-        script.act = run([node], script)["act"]
+    if name == "act":
+        script.act = act(tree, script)
     elif owner:
         known = vars(getattr(script, owner))
         for node in definition(tree, owner).body:
-            if getattr(node, "name", None) == method or getattr(node, "name", "__doc__") not in known:
+            if (
+                getattr(node, "name", None) == method
+                or getattr(node, "name", "__doc__") not in known
+            ):
                 setattr(getattr(script, owner), node.name, run([node], script)[node.name])
     else:
         vars(script).update(run([definition(tree, name)], script))
@@ -124,10 +136,9 @@ def check(tree, algorithm: str, name: str) -> Wrong | None:
     if any("NotImplementedError" in ast.unparse(line) for line in body[start:stop]):
         return Wrong("", "blank")
     script, truth = load(algorithm), load(algorithm)
+    torch.manual_seed(0)
     checks = PPO_CHECKS if algorithm == "ppo" else CHECKS
-    truth.act = None
     try:
-        install(truth, ast.parse(script_path(algorithm).read_text(encoding="utf-8")), "act")
         install(script, tree, name)
         checks[name](script, truth, name)
     except Wrong as wrong:
