@@ -34,7 +34,7 @@ def plain(value):
     """Return numbers as an array of floats, anything else as text."""
     value = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
     number = isinstance(value, np.ndarray | np.number | float | int)
-    return np.asarray(value, float) if number and not isinstance(value, bool) else str(value)
+    return np.asarray(value, float) if number and not isinstance(value, bool) else str(value)[:200]
 
 
 def show(values: dict, shapes=False) -> str:
@@ -43,7 +43,9 @@ def show(values: dict, shapes=False) -> str:
         value = str(value) if isinstance(value, int) else plain(value)
         if not isinstance(value, str):
             shape = f", of shape {value.shape}" if shapes else ""
-            text = np.array2string(value, precision=3, suppress_small=True, separator=", ")
+            text = np.array2string(
+                value, precision=3, suppress_small=True, separator=", ", threshold=40
+            )
             value = " ".join(text.split()) + shape
         lines.append(f"{name} = {value}")
     return "\n".join(lines)
@@ -79,6 +81,8 @@ def compare(script, expected, call, given, hints, mistakes=(), **tolerances):
         text = f"{type(error).__name__}{where}: {(str(error).splitlines() or [''])[0]}"[:300]
     if not wrong:
         return
+    if came is None and not isinstance(hints, str):
+        hints = "Which types and shapes meet in that line?"
     hint, shapes = hint or (hints if isinstance(hints, str) else hints[wrong[0]]), False
     if came is not None:
         first = came[wrong[0]]
@@ -147,6 +151,7 @@ def setup(script, **settings):
     dones, rewards = torch.tensor([[0.0, 1, 0, 0], [1, 2, -1, 0.5]])[:, :, None]
     args = script.Args()
     vars(args).update({"gamma": 0.9, "policy_noise": 0.0} | settings)
+    torch.manual_seed(3)  # for noise that is drawn by hand
     return nets, ReplayBufferSamples(obs, actions, next_obs, dones, rewards), args
 
 
@@ -373,15 +378,15 @@ def check_smoothing(script, truth):
         return {"smallest a'": a.min(0), "largest a'": a.max(0)}
 
     def spread(script):
-        return spread_of(next_actions(script, 4000, 0.05, 10.0)[1], 0.05)
+        return spread_of(next_actions(script, 2000, 0.05, 10.0)[1], 0.05)
 
     given = {"policy_noise": 1e6, "noise_clip": 0.1, "scale": SCALE}
     hint = "The noise is clipped, then scaled to the range of the actions, then added."
     compare(script, truth, clipped, given, hint)
     hint = "Where may a' lie, whatever the noise?"
     compare(script, truth, extremes, given | {"noise_clip": 10.0} | BOUNDS, hint)
-    given |= {"policy_noise": 0.05, "noise_clip": 10.0, "steps in the batch": 4000}
-    compare(script, truth, spread, given, EACH, rtol=0.05, atol=0.05)
+    given |= {"policy_noise": 0.05, "noise_clip": 10.0, "steps in the batch": 2000}
+    compare(script, truth, spread, given, EACH, atol=0.1)
 
 
 EACH = "Has each sample and each dimension noise of its own, of the right size?"
@@ -637,14 +642,14 @@ def check_act(script, truth, name):
         return came, torch.as_tensor(obs).float(), nets
 
     def random(script):
-        actions = act(script, 4000, starts - 1)[0]["actions"]
+        actions = act(script, 2000, starts - 1)[0]["actions"]
         return {"mean": actions.mean(0), "standard deviation": actions.std(0)}
 
     if starts:
-        given = {"global_step": starts - 1, "learning_starts": starts, "environments": 4000}
+        given = {"global_step": starts - 1, "learning_starts": starts, "environments": 2000}
         expected = {"mean": BIAS, "standard deviation": SCALE / 3**0.5}
         hint = "What acts before learning starts, and up to which step?"
-        compare(script, expected, random, given | BOUNDS, hint, rtol=0.05, atol=0.2)
+        compare(script, expected, random, given | BOUNDS, hint, rtol=0.1, atol=0.25)
 
     noisy = hasattr(truth.Args, "exploration_noise")
     quiet = {"exploration_noise": 0.0} if noisy else {}
@@ -661,15 +666,15 @@ def check_act(script, truth, name):
         return
 
     def spread(script):
-        came, obs, nets = act(script, 4000, exploration_noise=0.02)
+        came, obs, nets = act(script, 2000, exploration_noise=0.02)
         return spread_of(came["actions"] - plain(nets.actor(obs)), 0.02)
 
     def extremes(script):
-        actions = act(script, 4000, exploration_noise=10.0)[0]["actions"]
+        actions = act(script, 2000, exploration_noise=10.0)[0]["actions"]
         return {"smallest action": actions.min(0), "largest action": actions.max(0)}
 
-    given = {"exploration_noise": 0.02, "scale": SCALE, "environments": 4000}
-    compare(script, truth, spread, given, EACH, rtol=0.05, atol=0.05)
+    given = {"exploration_noise": 0.02, "scale": SCALE, "environments": 2000}
+    compare(script, truth, spread, given, EACH, atol=0.1)
     given = {"exploration_noise": 10.0} | BOUNDS
     compare(script, truth, extremes, given, "Which actions does an environment accept?")
 

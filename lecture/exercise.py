@@ -106,6 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("script", choices=EXERCISES, help="algorithm of the exercise")
     parser.add_argument("--out", type=Path, help="file to write (default: my_<script>.py)")
+    parser.error = fail
     args = parser.parse_args()
     path = args.out or Path(f"my_{args.script}.py")
     text = blank(script_path(args.script).read_text(encoding="utf-8"), EXERCISES[args.script])

@@ -29,7 +29,8 @@ from exercise import EXERCISES, definition, fail, find, script_path, to_set
 def parse(path: Path):
     """Return the syntax tree of a file and the algorithm whose script it is a copy of."""
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = ast.parse(path.read_text(encoding="utf-8-sig"))
+        ast.unparse(tree)
     except OSError as error:
         fail(f"cannot read {path}: {error.strerror}")
     except SyntaxError as error:
@@ -199,7 +200,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("file", type=Path, help="what exercise.py wrote, filled in")
     parser.add_argument("--timeout", type=float, default=30, help="seconds for each function")
+    parser.error = fail
     args = parser.parse_args()
+    if not args.timeout > 0:
+        fail("--timeout must be above 0")
     sys.stdout.reconfigure(encoding="utf-8", errors="replace")
     tree, algorithm = parse(args.file)
     print(f"{args.file} is a copy of {script_path(algorithm).name}")
