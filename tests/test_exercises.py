@@ -541,3 +541,12 @@ def test_exercise_refuses(tmp_path, monkeypatch, capsys, words):
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert Path("taken.py").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["taken.py"]
+
+
+def test_readme_shows_what_the_grader_prints():
+    readme = (ROOT / "lecture" / "README.md").read_text()
+    found = wrong("ddpg", changed("ddpg", ("1 - data.dones.flatten()", "1")), ["critic_loss"])
+    assert grade.report("critic_loss", found["critic_loss"]) in readme
+    for algorithm, names in exercise.EXERCISES.items():
+        (row,) = [line for line in readme.splitlines() if line.startswith(f"| `{algorithm}` |")]
+        assert all(f"`{name}`" in row for name in names) or "the same" in row
