@@ -645,7 +645,8 @@ def check_act(script, truth, name):
         shape = getattr(came[last], "shape", None)
         if not isinstance(came[last], np.ndarray) or shape != (envs, 2):
             what = f"{type(came[last]).__name__} of shape {shape and tuple(shape)}"
-            raise Problem(f"{last} that is no NumPy array of shape ({envs}, 2), but {what}")
+            hint = "Each environment gets one action: an array of shape (num_envs, act_dim)."
+            raise Problem(f"{last} is no NumPy array of shape ({envs}, 2), but {what}", hint)
         return came, torch.as_tensor(obs).float(), nets
 
     def random(script):
