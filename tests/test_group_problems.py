@@ -1,0 +1,185 @@
+"""The notebook of the group problems runs, and its checks fail for what is broken."""
+
+import os
+import re
+import shutil
+
+import nbformat
+import pytest
+from conftest import ROOT
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+NOTEBOOK = ROOT / "lecture" / "group_problems.ipynb"
+README = ROOT / "lecture" / "README.md"
+MODULES = ["ac_reparam_continuous", "ddpg_continuous", "ppo_continuous", "td3_continuous"]
+
+
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory):
+    """A kernel in short mode that knows nobody's own IPython settings."""
+    client = NotebookClient(nbformat.v4.new_notebook(), timeout=170, kernel_name="python3")
+    ipython = str(tmp_path_factory.mktemp("ipython"))
+    with client.setup_kernel(env=os.environ | {"SHORT": "1", "IPYTHONDIR": ipython}):
+        yield client
+
+
+def run_from(folder, kernel, ids=None):
+    """Run the cells (or those with `ids`) until one fails; return cells, its id and its error."""
+    kernel.nb = nbformat.read(NOTEBOOK, 4)
+    start = f"%reset -f\nimport os, sys\nos.chdir({str(folder)!r})\nold = {MODULES}\n"
+    start += "sys.path[:] = [path for path in sys.path if not path.endswith('copy_of_root')]\n"
+    start += "for name in old: sys.modules.pop(name, None)"
+    kernel.execute_cell(nbformat.v4.new_code_cell(start), 0)
+    for index, cell in enumerate(kernel.nb.cells):
+        if ids is not None and cell.id not in ids:
+            continue
+        try:
+            kernel.execute_cell(cell, index)
+        except CellExecutionError as error:
+            return kernel.nb.cells, cell.id, error
+    return kernel.nb.cells, None, None
+
+
+def files():
+    folders = ROOT, NOTEBOOK.parent, NOTEBOOK.parent / "data", ROOT / "results", ROOT / "runs"
+    return {path: path.stat().st_mtime for folder in folders for path in folder.glob("[!._]*.*")}
+
+
+def printed(cell):
+    return "".join(output.text for output in cell.outputs if output.output_type == "stream")
+
+
+def test_notebook_runs_and_leaves_no_file(kernel):
+    before = files()
+    cells, failed, error = run_from(NOTEBOOK.parent, kernel)
+    assert failed is None, error
+    assert files() == before
+    (rerun,) = [cell for cell in cells if cell.id == "rerun"]
+    assert re.fullmatch(r"\d+ rows\n", printed(rerun)), "nothing was trained"
+    for cell, committed in zip(cells, nbformat.read(NOTEBOOK, 4).cells, strict=True):
+        if cell.id.startswith("show-"):
+            assert printed(cell) == printed(committed) != "", "the script has changed since"
+
+
+# A file, what is broken in it, how, the cells needed to notice it and, last, the one that has to.
+MUTANTS = {
+    "actor descends Q": (
+        "ddpg_continuous.py", "actor_loss = -nets", "actor_loss = nets", ["p3-loss"],
+    ),
+    "stored action in Q": (
+        "ddpg_continuous.py", "nets.actor(data.observations))", "data.actions)", ["p3-loss"],
+    ),
+    "sum for mean": (
+        "ddpg_continuous.py", "observations)).mean()", "observations)).sum()", ["p4-three-ways"],
+    ),
+    "online actor in the target": (
+        "ddpg_continuous.py", "nets.target_actor(data", "nets.actor(data", ["p5-problem", "p5-fit"],
+    ),
+    "online actor, seen by problem 6": (
+        "ddpg_continuous.py", "nets.target_actor(data", "nets.actor(data", ["p6-off"],
+    ),
+    "no terminal mask": (
+        "ddpg_continuous.py", "not_done = 1 - data.dones.flatten()", "not_done = 1",
+        ["p5-problem", "p5-fit"],
+    ),
+    "a maximum for PPO's minimum": (
+        "ppo_continuous.py", "-torch.min(ratio", "-torch.max(ratio", ["ppo-clip"],
+    ),
+    "no lambda": ("ppo_continuous.py", "args.gamma * args.gae_lambda *", "args.gamma *", ["gae"]),
+    "score through the sample": (
+        "ac_reparam_continuous.py", 'args.estimator == "pathwise"', "True",
+        ["section5-same-gradient"],
+    ),
+    "PPO loses on Hopper": (
+        "results/curves.csv", "ppo,,Hopper-v4", "ppo,changed,Hopper-v4", ["p2-curves"],
+    ),
+    "no three bins": ("lecture/data/runs.csv", ",dqn 3,", ",dqn 4,", ["p1-results"]),
+    "tau of 1 is lost": ("lecture/data/runs.csv", ",tau 1,", ",tau 2,", ["p6-runs"]),
+    "TD3 and DDPG exchanged": (
+        "lecture/data/runs.csv", ",(ddpg|td3),", None, ["p7-runs"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_check_fails_for_what_is_broken(kernel, tmp_path, name):
+    """It takes scripts and data from the folder that it starts in."""
+    path, old, new, ids = MUTANTS[name]
+    folder = tmp_path / "copy_of_root"
+    scripts = [f"{module}.py" for module in MODULES]
+    for file in [*scripts, "results/curves.csv", "lecture/data/runs.csv"]:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / file, folder / file)
+    text = (folder / path).read_text()
+    if new is None:
+        other = {"ddpg": "td3", "td3": "ddpg"}
+        broken = re.sub(old, lambda found: f",{other[found[1]]},", text)
+    else:
+        broken = text.replace(old, new)
+        assert path.endswith("csv") or text.count(old) == 1, f"the mutant does not fit: {old}"
+    assert broken != text
+    (folder / path).write_text(broken)
+    _, failed, error = run_from(folder, kernel, ["setup", "import", *ids])
+    assert failed == ids[-1]
+    assert error.ename in ("AssertionError", "KeyError", "ValueError")
+
+
+def test_committed_notebook_was_executed_without_an_error():
+    notebook = nbformat.read(NOTEBOOK, 4)
+    nbformat.validate(notebook)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == [*range(1, len(cells) + 1)]
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not any(output.output_type == "error" for output in outputs)
+    assert not any(output.get("name") == "stderr" for output in outputs)
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 11
+    assert "\nRERUN = False\n" in "\n".join(["", *(cell.source for cell in cells)])
+
+
+def test_committed_notebook_says_nothing_of_the_machine():
+    notebook = nbformat.read(NOTEBOOK, 4)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert not any(cell.metadata for cell in notebook.cells)
+    text = NOTEBOOK.read_text()
+    assert not re.search(r"(^|[\s\"'(])/(home|root|tmp|Users|opt|usr|var)/", text)
+    assert len(text) < 1_500_000
+
+
+def prose():
+    cells = nbformat.read(NOTEBOOK, 4).cells
+    return [cell.source for cell in cells if cell.cell_type == "markdown"]
+
+
+def test_every_problem_has_its_section_and_what_groups_get_wrong():
+    texts = prose()
+    for number in range(1, 8):
+        (section,) = [text for text in texts if f"\n## Problem {number}. " in text]
+        assert f'<a id="p{number}"></a>' in section
+        assert "**Short answer.**" in section
+        assert "*In class: " in section
+    anchors = set(re.findall(r'<a id="(\w+)"></a>', "\n".join(texts)))
+    assert set(re.findall(r"\]\(#(\w+)\)", "\n".join(texts))) == anchors
+
+
+def minutes(text, heading):
+    """Return the minutes in the first column of the table under a heading."""
+    section = text.split(f"## {heading}\n")[1].split("\n## ")[0]
+    return [int(number) for number in re.findall(r"^\| (\d+) \|", section, re.MULTILINE)]
+
+
+def test_plans_add_up():
+    """The class takes 80 minutes; the notebook's last table has the times of its problems."""
+    assert sum(minutes(README.read_text(), "A class of 80 minutes")) == 80
+    texts = prose()
+    stated = [int(n) for text in texts for n in re.findall(r"\*In class: (\d+) minutes", text)]
+    table = [int(n) for n in re.findall(r"^\| [^|]+ \| (\d+) \|", texts[-1], re.MULTILINE)]
+    assert sum(stated) == sum(table)
+    assert f"These are {sum(table)} minutes" in texts[-1]
+
+
+def test_every_file_that_the_map_names_is_there():
+    links = re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", README.read_text())
+    assert links
+    for link in links:
+        assert (README.parent / link).exists(), link
