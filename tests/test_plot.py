@@ -11,6 +11,7 @@ import tomllib
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import ROOT
 from rliable import library, metrics
@@ -21,6 +22,7 @@ import plot
 
 ARGS = {"exp_name": "ddpg_continuous", "env_id": "HalfCheetah-v4", "learning_rate": 3e-4}
 EVAL = "eval/episodic_return"
+HEADER = f"script,variant,env_id,max_episode_steps,seed,step,hours,{EVAL},{EVAL}_std"
 
 
 def write(run_dir, values, purge_step=1, seconds=3600, tag=EVAL, **settings):
@@ -37,8 +39,10 @@ def write(run_dir, values, purge_step=1, seconds=3600, tag=EVAL, **settings):
     return run_dir
 
 
-def read(*paths, **settings):
-    return plot.read(plot.Args(tuple(paths), **settings))
+def read(*paths, tag=EVAL, **settings):
+    """Return the points of a tag."""
+    data = plot.read(plot.Args(tuple(paths), tag=tag, **settings))
+    return data[data.tag == tag]
 
 
 def rows(path):
@@ -52,10 +56,19 @@ def by_hand(scores):
     return np.mean(sorted(scores)[cut : len(scores) - cut])
 
 
-def runs_of(*curves, script="ddpg", env_id="Hopper-v4"):
-    """Make runs, seeds 1, 2, …, of {step: mean}."""
-    points = [np.array([(s, s / 1e4, v, 0) for s, v in curve.items()], float) for curve in curves]
-    return [plot.Run(script, "", env_id, "", i, p) for i, p in enumerate(points, 1)]
+def runs_of(*curves, script="ddpg", env_id="Hopper-v4", variant="", limit=""):
+    """Make the points of runs, seeds 1, 2, …, of {step: mean}."""
+    points = [
+        (script, variant, env_id, limit, seed, step, step / 1e4, value, 0.0)
+        for seed, curve in enumerate(curves, 1)
+        for step, value in curve.items()
+    ]
+    data = pd.DataFrame(points, columns=[*plot.RUN, *plot.POINT]).assign(tag=EVAL)
+    return plot.label(data)
+
+
+def look_of(data):
+    return plot.styles(set(data.curve))
 
 
 # ---- Statistics ----
@@ -110,15 +123,14 @@ def test_improvement_and_profile_are_rliables():
 
 def test_unequal_lengths_share_an_axis():
     runs = runs_of({10: 0, 20: 10, 30: 40}, {10: 2, 30: 6}, {10: 1, 20: 4})
-    x, there, middle, low, high = plot.aggregate(runs, plot.STEP)
-    assert x.tolist() == [10, 20, 30]
-    assert there.tolist() == [3, 3, 2]
-    assert middle == pytest.approx([1, (10 + 4 + 4) / 3, (40 + 6) / 2])
-    assert low == pytest.approx([0, 4, np.nan], nan_ok=True)
-    assert high == pytest.approx([2, 10, np.nan], nan_ok=True)
+    curve = plot.summarize(plot.at(runs, [10, 20, 30]))
+    assert curve.seeds.tolist() == [3, 3, 2]
+    assert curve.iqm.tolist() == pytest.approx([1, (10 + 4 + 4) / 3, (40 + 6) / 2])
+    assert curve.low.tolist() == pytest.approx([0, 4, np.nan], nan_ok=True)
+    assert curve.high.tolist() == pytest.approx([2, 10, np.nan], nan_ok=True)
     # the best and the worst of four don't count
-    _, _, middle, *_ = plot.aggregate(runs_of({1: -99}, {1: 2}, {1: 4}, {1: 9}), plot.STEP)
-    assert middle == [3]
+    curve = plot.summarize(plot.at(runs_of({1: -99}, {1: 2}, {1: 4}, {1: 9}), [1]))
+    assert curve.iqm.tolist() == [3]
 
 
 # ---- Reading ----
@@ -126,17 +138,18 @@ def test_unequal_lengths_share_an_axis():
 def test_run_is_read_as_tensorboard_reads_it(quick):
     """A run that a script made: its points, its hours, the table's last row."""
     run_dir, result = quick(seed=3)
-    (run,) = read(Path("runs"))
+    run = read(Path("runs"))
     events = EventAccumulator(str(run_dir), size_guidance={"scalars": 0}).Reload()
     means, stds = events.Scalars(EVAL), events.Scalars(f"{EVAL}_std")
-    assert run.points[:, 0].tolist() == [mean.step for mean in means] == [100, 200, 300]
-    assert run.points[:, 2] == pytest.approx([mean.value for mean in means], rel=1e-7)
-    assert run.points[:, 3] == pytest.approx([std.value for std in stds], rel=1e-7)
-    assert 0 < run.points[-1, 1] * 3600 <= result["seconds"] + 1
-    assert (run.seed, run.env_id) == (3, "toy/Count-v0")
-    last = plot.tabulate(plot.arrange([run]), plot.Args(()))[-1]
-    assert last[1] == "300 (last)"
-    assert last[4] == pytest.approx(json.loads((run_dir / "result.json").read_text())["eval_mean"])
+    assert run.step.tolist() == [mean.step for mean in means] == [100, 200, 300]
+    assert run["mean"].tolist() == pytest.approx([mean.value for mean in means], rel=1e-7)
+    assert run["std"].tolist() == pytest.approx([std.value for std in stds], rel=1e-7)
+    assert 0 < run.hours.iloc[-1] * 3600 <= result["seconds"] + 1
+    assert {*zip(run.seed, run.env_id, strict=True)} == {(3, "toy/Count-v0")}
+    last = plot.tabulate(run, plot.Args(())).iloc[-1]
+    assert last.steps == "300 (last)"
+    saved = json.loads((run_dir / "result.json").read_text())
+    assert last["mean"] == pytest.approx(saved["eval_mean"])
 
 
 def test_resumed_run_counts_no_point_twice_and_no_pause(tmp_path):
@@ -144,12 +157,11 @@ def test_resumed_run_counts_no_point_twice_and_no_pause(tmp_path):
     time.sleep(0.01)
     # killed at step 40, resumed from the checkpoint at step 20
     write(tmp_path / "run", {30: 33, 40: 44}, purge_step=21, seconds=1800)
-    (run,) = read(tmp_path)
-    assert run.points[:, [0, 2]].tolist() == [[10, 1], [20, 2], [30, 33], [40, 44]]
-    assert run.points[:, 1] == pytest.approx([1, 2, 2.5, 3], abs=0.01)
-    x, _, middle, *_ = plot.aggregate([run], plot.HOURS)
-    assert (x[0], x[-1]) == pytest.approx((1, 3), abs=0.01)
-    assert np.interp(2.25, x, middle) == pytest.approx((2 + 33) / 2, abs=0.5)
+    run = read(tmp_path)
+    assert run[["step", "mean"]].values.tolist() == [[10, 1], [20, 2], [30, 33], [40, 44]]
+    assert run.hours.tolist() == pytest.approx([1, 2, 2.5, 3], abs=0.01)
+    at = plot.at(run, [0.9, 2.25, 3.1], "hours")[1]
+    assert at.tolist() == pytest.approx([np.nan, (2 + 33) / 2, np.nan], abs=0.5, nan_ok=True)
 
 
 def test_killed_run_counts_up_to_its_last_whole_point(tmp_path, capsys):
@@ -157,8 +169,7 @@ def test_killed_run_counts_up_to_its_last_whole_point(tmp_path, capsys):
     (run_dir / "result.json").unlink()
     (events,) = run_dir.glob("events*")
     events.write_bytes(events.read_bytes()[:-70])  # into the last value, before its std
-    (run,) = read(run_dir)
-    assert run.points[:, 2].tolist() == [1, 2]
+    assert read(run_dir)["mean"].tolist() == [1, 2]
     assert f"{run_dir} is not finished: used up to step 20" in capsys.readouterr().err
 
 
@@ -168,8 +179,7 @@ def test_damaged_file_counts_up_to_the_damage(tmp_path, capsys):
     content = events.read_bytes()
     start = content.rindex(EVAL.encode() + b"_std") - 20
     events.write_bytes(content[:start] + b"\xff" * 12 + content[start + 12 :])
-    (run,) = read(run_dir)
-    assert run.points[:, 2].tolist() == [1, 2]
+    assert read(run_dir)["mean"].tolist() == [1, 2]
     assert "is damaged" in capsys.readouterr().err
 
 
@@ -198,13 +208,11 @@ def test_runs_that_differ_in_an_argument_are_not_averaged(tmp_path):
     write(tmp_path / "c", {10: 3}, seed=1, learning_rate=1e-3)
     write(tmp_path / "d", {10: 4}, seed=1, max_episode_steps=200)
     write(tmp_path / "e", {10: 5}, seed=1, exp_name="ppo_continuous", anneal_lr=True)
-    panels = plot.arrange(read(tmp_path))
-    seen = {(p, c): [r.points[0, 2] for r in runs] for p in panels for c, runs in panels[p].items()}
-    assert seen == {
+    assert read(tmp_path).groupby(["panel", "curve"])["mean"].agg(list).to_dict() == {
         ("HalfCheetah-v4", "ddpg learning_rate=0.0003"): [1, 2],
         ("HalfCheetah-v4", "ddpg learning_rate=0.001"): [3],
-        # equal settings have equal names: what splits one curve is named with all that have it
-        ("HalfCheetah-v4", "ppo learning_rate=0.0003"): [5],
+        # equal settings have equal names: what splits a curve is named with all of its script
+        ("HalfCheetah-v4", "ppo"): [5],
         ("HalfCheetah-v4, episodes of 200 steps", "ddpg learning_rate=0.0003"): [4],
     }
     # a learning rate that falls to 0 at the end makes the end matter
@@ -212,25 +220,49 @@ def test_runs_that_differ_in_an_argument_are_not_averaged(tmp_path):
         settings = {"exp_name": "ppo_continuous", "anneal_lr": True, "total_timesteps": steps}
         write(tmp_path / "anneal" / name, {10: 1}, seed=steps, **settings)
     runs = read(tmp_path / "anneal")
-    assert [run.variant for run in runs] == ["total_timesteps=10", "total_timesteps=20"]
+    assert runs.variant.tolist() == ["total_timesteps=10", "total_timesteps=20"]
+
+
+def test_variants_of_many_arguments_have_short_names(tmp_path, monkeypatch):
+    """The figure says `naf (variant 2)`, the table with which arguments; so does a redrawn one."""
+    monkeypatch.chdir(tmp_path)
+    few, many = {"tau": 1, "gamma": 2}, {"tau": 1, "gamma": 2, "batch_size": 3}
+    for script, settings in ("ddpg", few), ("naf", many):
+        for factor in 1, 2:
+            own = {name: factor * value for name, value in settings.items()}
+            write(Path(f"runs/{script}{factor}"), {10: 1}, exp_name=f"{script}_continuous", **own)
+    write(Path("runs/td3"), {10: 1}, exp_name="td3_continuous", **many)
+    plot.main(plot.Args((Path("runs"),)))
+    names = {
+        "ddpg gamma=2 tau=1": "ddpg gamma=2 tau=1",
+        "ddpg gamma=4 tau=2": "ddpg gamma=4 tau=2",
+        "naf (variant 1)": "naf (variant 1) batch_size=3 gamma=2 tau=1",
+        "naf (variant 2)": "naf (variant 2) batch_size=6 gamma=4 tau=2",
+        "td3": "td3",  # its arguments do not differ
+    }
+    for source in "runs", "plots/curves.csv":
+        data = read(Path(source))
+        assert dict(zip(data.curve, data.full, strict=True)) == names
+    assert [row["script"] for row in rows(Path("plots/table.csv"))] == [*names.values()]
+    drawn = Path("plots/curves.svg").read_text()
+    assert all(f"<!-- {name}, 1 seed -->" in drawn for name in names)
 
 
 def test_seed_that_is_there_twice_counts_once(tmp_path, capsys):
     long = write(tmp_path / "long", {10: 1, 20: 2})
     short = write(tmp_path / "short", {10: 3})
     for paths in (long, short), (short, long):
-        (run,) = read(*paths)
-        assert run.points[:, 2].tolist() == [1, 2]
+        assert read(*paths)["mean"].tolist() == [1, 2]
         assert "ddpg HalfCheetah-v4 1 is there twice" in capsys.readouterr().err
 
 
 def test_noisy_tags_are_averaged_in_bins(tmp_path):
     returns = {1: 2.0, 10: 4.0, 11: 8.0, 33: 1.0}
     write(tmp_path / "run", returns, tag="charts/episodic_return")
-    (run,) = read(tmp_path, tag="charts/episodic_return", bin_steps=10)
+    run = read(tmp_path, tag="charts/episodic_return", bin_steps=10)
     expected = [[10, 3, 2**0.5], [20, 8, np.nan], [33, 1, np.nan]]
-    assert run.points[:, [0, 2, 3]] == pytest.approx(np.array(expected), nan_ok=True)
-    assert run.points[:, 1] == pytest.approx([2, 3, 4], abs=0.01)
+    assert run[["step", "mean", "std"]].to_numpy() == pytest.approx(np.array(expected), nan_ok=True)
+    assert run.hours.tolist() == pytest.approx([2, 3, 4], abs=0.01)
 
 
 # ---- Table and figures ----
@@ -258,7 +290,7 @@ def test_table_is_what_runs_say(three):
     assert table.keys() == expected
 
     def row(script, step):
-        return {k: float(v) for k, v in table[script, step].items() if k in plot.COLUMNS[3:]}
+        return {k: float(table[script, step][k]) for k in ["seeds", *plot.NUMBERS]}
 
     for script, seeds in ("ddpg", 3), ("td3", 2), ("ppo", 2):
         curves = [values[script, seed] for seed in range(1, seeds + 1)]
@@ -299,12 +331,11 @@ def test_one_seed_has_no_deviation(tmp_path):
 
 
 def test_published_numbers_are_not_for_other_episodes(tmp_path):
-    runs = [run._replace(env_id="HalfCheetah-v4") for run in runs_of({100_000: 1.0})]
     for limit, count in ("", 2), ("200", 0):
-        panels = plot.arrange([run._replace(max_episode_steps=limit) for run in runs])
-        (row,) = plot.tabulate(panels, plot.Args(()))
-        assert row[1] == "100,000 (last)"
-        assert row[-1].count("seeds") == count
+        runs = runs_of({100_000: 1.0}, env_id="HalfCheetah-v4", limit=limit)
+        (row,) = plot.tabulate(runs, plot.Args(())).itertuples()
+        assert row.steps == "100,000 (last)"
+        assert row.published.count("seeds") == count
 
 
 def test_figures_are_redrawn_from_their_data(three):
@@ -325,16 +356,15 @@ def test_csv_and_folders_do_not_mix(tmp_path, capsys):
     plot.main(plot.Args((tmp_path / "one",), tmp_path))
     write(tmp_path / "two" / "a", {10: 5, 20: 6, 30: 7}, seed=1, learning_rate=1.0)
     write(tmp_path / "two" / "b", {10: 5, 20: 6, 30: 7}, seed=2, learning_rate=1.0)
-    panels = plot.arrange(read(tmp_path / "curves.csv", tmp_path / "two"))
-    (curves,) = panels.values()
-    assert {label: len(runs) for label, runs in curves.items()} == {"ddpg": 2, "ddpg (CSV)": 1}
+    seeds = read(tmp_path / "curves.csv", tmp_path / "two").groupby("curve").seed.nunique()
+    assert seeds.to_dict() == {"ddpg": 2, "ddpg (CSV)": 1}
     assert "twice" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("row", ["1,0.1", "1", "nan,0,1,1", "inf,0,1,1", "1,0,nan,1", "1,x,1,1"])
 def test_broken_csv_is_one_line(tmp_path, row, capsys):
     path = tmp_path / "curves.csv"
-    path.write_text(f"{','.join(plot.header(EVAL))}\nddpg,,Hopper-v4,,1,{row}\n")
+    path.write_text(f"{HEADER}\nddpg,,Hopper-v4,,1,{row}\n")
     with pytest.raises(SystemExit, match="2"):
         read(path)
     assert re.fullmatch("error: cannot read .*\n", capsys.readouterr().err)
@@ -347,40 +377,42 @@ def test_what_is_no_run_is_passed_over(tmp_path, capsys):
     write(tmp_path / "c", {10: 1}, seed=3, env_id=None)
     (tmp_path / ".benchmark").mkdir()
     runs = read(tmp_path)
-    assert {(run.env_id, run.seed) for run in runs} == {("HalfCheetah-v4", 1), ("None", 3)}
-    plot.arrange(runs)
+    assert dict(zip(runs.panel, runs.seed, strict=True)) == {"HalfCheetah-v4": 1, "None": 3}
     assert re.fullmatch("[^\n]*b is passed over: [^\n]*\n", capsys.readouterr().err)
 
 
 def test_committed_curves_are_redrawn(tmp_path):
     args = plot.Args((ROOT / "results" / "curves.csv",), tmp_path, log_x=True)
-    panels = plot.arrange(plot.read(args))
-    assert {"HalfCheetah-v4", "Hopper-v4", "Walker2d-v4"} <= panels.keys()
-    assert {"ddpg", "td3", "ppo"} <= panels["HalfCheetah-v4"].keys()
+    panels = plot.read(args).groupby("panel").curve.agg(set)
+    assert {"HalfCheetah-v4", "Hopper-v4", "Walker2d-v4"} <= {*panels.index}
+    assert {"ddpg", "td3", "ppo"} <= panels["HalfCheetah-v4"]
     plot.main(args)
     assert (tmp_path / "table.md").read_text() in (ROOT / "docs" / "results.md").read_text()
     for name in "curves.csv", "table.csv", "table.md":
         assert (tmp_path / name).read_bytes() == (ROOT / "results" / name).read_bytes(), name
     drawn = (tmp_path / "curves.svg").read_text()
-    for words in *panels, "environment steps", "evaluation return", "ddpg, 3 seeds":
+    for words in *panels.index, "environment steps", "evaluation return", "ddpg, 3 seeds":
         assert all(f"<!-- {line} -->" in drawn for line in words.split(", ep")[:1])
 
 
 def test_curves_are_labelled_and_nothing_overlaps():
     full, short = {s: s / 9 for s in range(10, 1000, 10)}, {s: s / 5 for s in range(10, 500, 10)}
-    panels = {f"Environment{i}-v4": {} for i in range(4)}
-    panels["Environment0-v4"] = {"ddpg": runs_of(full, full, short), "td3": runs_of(full, full)}
-    for name in [*panels][1:]:
-        panels[name] = {"ac_reparam estimator=pathwise": runs_of(full), "sac": runs_of(short)}
-    look = plot.styles(panels)
-    figure = plot.draw_curves(panels, look, plot.Args(()))
+    panels = [f"Environment{i}-v4" for i in range(4)]
+    runs = [runs_of(full, full, short, env_id=panels[0])]
+    runs += [runs_of(full, full, script="td3", env_id=panels[0])]
+    ac = {"script": "ac_reparam", "variant": "estimator=pathwise"}
+    runs += [runs_of(full, env_id=panel, **ac) for panel in panels[1:]]
+    runs += [runs_of(short, env_id=panel, script="sac") for panel in panels[1:]]
+    data = pd.concat(runs)
+    look = look_of(data)
+    figure = plot.draw_curves(data, look, plot.Args(()))
     figure.draw_without_rendering()
     boxes = [axes.get_tightbbox() for axes in figure.axes[:5]]
     for one, other in itertools.combinations(boxes, 2):
         assert one.shrunk(0.99, 0.99).overlaps(other) == 0
     first, second, *_ = figure.axes
     titles = [axes.get_title() for axes in figure.axes]
-    assert titles == [*panels][:1] + [f"{p}\nshorter runs: sac" for p in [*panels][1:]] + ["", ""]
+    assert titles == panels[:1] + [f"{p}\nshorter runs: sac" for p in panels[1:]] + ["", ""]
     for axes in figure.axes[:4]:
         assert (axes.get_xlabel(), axes.get_ylabel()) == ("environment steps", "evaluation return")
     # the legend has a cell of its own
@@ -401,14 +433,15 @@ def test_curves_are_labelled_and_nothing_overlaps():
 @pytest.mark.parametrize("panels", range(1, 8))
 def test_single_evaluation_is_drawn(panels, x):
     """A marker, and the interval as a bar; the figure has a cell for the legend."""
-    panels = {f"A{i}": {"ddpg": runs_of({10: 1}, {10: 2}, {10: 4})} for i in range(panels)}
-    figure = plot.draw_curves(panels, plot.styles(panels), plot.Args((), x=x))
+    runs = [runs_of({10: 1}, {10: 2}, {10: 4}, env_id=f"A{i}") for i in range(panels)]
+    data = pd.concat(runs)
+    figure = plot.draw_curves(data, look_of(data), plot.Args((), x=x))
     *_, line = figure.axes[0].lines
     assert (line.get_marker(), line.get_markevery()) == ("o", 1)
     assert line.get_ydata() == pytest.approx([7 / 3])
     (band,) = figure.axes[0].collections
     assert band.get_datalim(figure.axes[0].transData).intervaly == pytest.approx([1, 4])
-    assert figure.axes[len(panels)].get_legend()
+    assert figure.axes[panels].get_legend()
 
 
 def test_overestimation_is_drawn_for_runs_that_have_both(tmp_path, capsys):
@@ -424,9 +457,11 @@ def test_overestimation_is_drawn_for_runs_that_have_both(tmp_path, capsys):
     args = plot.Args((tmp_path / "runs",), tmp_path / "plots", bin_steps=10)
     plot.main(args)
     assert "curves, overestimation and table" in capsys.readouterr().out
-    ddpg, td3 = plot.read(args)
-    assert ddpg.values == {}
-    figure = plot.draw_overestimation([td3], plot.styles(plot.arrange([ddpg, td3])), args)
+    data = plot.read(args)
+    critics = plot.of_critics(data)
+    assert {*data.curve} == {"ddpg", "td3"}
+    assert {*critics.curve} == {"td3"}
+    figure = plot.draw_overestimation(critics, look_of(data), args)
     texts = [text.get_text() for text in figure.axes[1].get_legend().get_texts()]
     assert texts == ["td3 Q(s, a), 1 seed", "td3 discounted return, 1 seed"]
     lines = [line for line in figure.axes[0].lines if line.get_linestyle() == ":"]
@@ -438,40 +473,36 @@ def test_overestimation_is_drawn_for_runs_that_have_both(tmp_path, capsys):
 
 
 def test_a_script_keeps_its_colour():
-    alone = plot.styles({"A": {"td3": []}})["td3"]
-    both = plot.styles({"A": {"a new one": [], "ddpg": [], "td3": [], "td3 tau=0.1": []}})
+    alone = plot.styles({"td3"})["td3"]
+    both = plot.styles({"a new one", "ddpg", "td3", "td3 tau=0.1"})
     assert alone["color"] == both["td3"]["color"] == "#D55E00"
     assert len({(look["color"], look["marker"]) for look in both.values()}) == 4
 
 
 def test_comparison_is_of_the_largest_full_block():
-    def three(script, *ends):
-        return runs_of(*({5: 1.0, end: 2.0} for end in ends), script=script)
+    def three(env_id, script, *ends, **names):
+        return runs_of(*({5: 1.0, e: 2.0} for e in ends), script=script, env_id=env_id, **names)
 
-    panels = {
-        "A": {"ddpg": three("ddpg", 10, 10, 10), "td3": three("td3", 10, 20, 30)},
-        "B": {"ddpg": three("ddpg", 40, 50, 60), "td3": three("td3", 40, 40, 40)},
-        "C": {"ddpg": three("ddpg", 9, 9, 9), "td3": three("td3", 9, 9)},
-        "D": {"ac x=1": three("ac", 9, 9, 9), "ac x=2": three("ac", 9, 9, 9)},
-    }
-    panels["B"]["ppo"] = three("ppo", 40, 40, 40)
-    steps, scores = plot.comparable(panels)
+    a = three("A", "ddpg", 10, 10, 10), three("A", "td3", 10, 20, 30)
+    b = three("B", "ddpg", 40, 50, 60), three("B", "td3", 40, 40, 40), three("B", "ppo", 40, 40, 40)
+    c = three("C", "ddpg", 9, 9, 9), three("C", "td3", 9, 9)
+    d = [three("D", "ac", 9, 9, 9, variant=variant) for variant in ("x=1", "x=2")]
+    steps, scores = plot.comparable(pd.concat([*a, *b, *c, *d]))
     assert steps == {"A": 10, "B": 40}
     assert {label: [len(s) for s in env] for label, env in scores.items()} == {
         "ddpg": [3, 3],
         "td3": [3, 3],
     }
     assert scores["td3"][0] == pytest.approx([2, 1 + 1 / 3, 1.2])
-    assert plot.comparable({"C": panels["C"]}) == ({}, {})
+    assert plot.comparable(pd.concat(c)) == ({}, {})
     # where one starts after another has ended nothing can be compared
-    late = runs_of(*[{20: 1.0, 30: 2.0}] * 3, script="ppo")
-    assert plot.comparable({"A": {"ddpg": panels["A"]["ddpg"], "ppo": late}})[0] == {}
+    late = runs_of(*[{20: 1.0, 30: 2.0}] * 3, script="ppo", env_id="A")
+    assert plot.comparable(pd.concat([a[0], late]))[0] == {}
 
 
 def test_comparison_is_drawn():
     steps, scores = {"A": 10}, {"ddpg": [np.array([0.0, 5, 10])], "td3": [np.full(3, 10.0)]}
-    look = plot.styles({"A": {"ddpg": [], "td3": []}})
-    figure = plot.draw_comparison(steps, scores, look)
+    figure = plot.draw_comparison(steps, scores, plot.styles(scores))
     left, right = figure.axes
     for line, shares in zip(left.lines, ([2 / 3, 2 / 3, 1 / 3, 0], [1, 1, 1, 0]), strict=True):
         taus, above = line.get_data()
@@ -515,7 +546,7 @@ def test_bad_input_ends_in_one_line(tmp_path, monkeypatch, capsys, words, messag
     monkeypatch.chdir(tmp_path)
     Path("other.csv").write_text("a,b\n1,2\n")
     Path("binary.csv").write_bytes(b"\xff\xfe\x00")
-    Path("short.csv").write_text(",".join(plot.header(EVAL)) + "\nddpg,,Hopper-v4,,1,10,x\n")
+    Path("short.csv").write_text(HEADER + "\nddpg,,Hopper-v4,,1,10,x\n")
     if words[:1] == ["good"]:
         write(tmp_path / "good", {10: 1})
     with pytest.raises(SystemExit, match="2"):
