@@ -1,0 +1,77 @@
+// Light or dark, by hand and remembered.
+const root = document.documentElement;
+const theme = document.getElementById("theme");
+function setTheme(name) {
+  root.style.colorScheme = name;
+  theme.setAttribute("aria-pressed", name === "dark");
+}
+if (localStorage.theme) setTheme(localStorage.theme);
+theme.hidden = false;
+theme.onclick = () => {
+  const now = root.style.colorScheme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+  localStorage.theme = now === "dark" ? "light" : "dark";
+  setTheme(localStorage.theme);
+};
+
+// A link to a line opens the fold that the line is in.
+function unfold() {
+  const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  const fold = target && target.closest("details");
+  if (fold) fold.open = true;
+  if (target) target.scrollIntoView();
+}
+addEventListener("hashchange", unfold);
+if (location.hash) unfold();
+
+// What is wider than its box can be scrolled with the keyboard.
+function reachable() {
+  for (const box of document.querySelectorAll(".katex-display")) {
+    if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+    else box.removeAttribute("tabindex");
+  }
+}
+reachable();
+addEventListener("resize", reachable);
+document.fonts.ready.then(reachable);
+
+// The deck: one hunk a slide.
+const start = document.getElementById("slides");
+const slides = [...document.querySelectorAll(".slide")];
+let now = 0;
+const inDeck = () => document.body.classList.contains("deck");
+function show(n) {
+  now = Math.min(Math.max(n, 0), slides.length - 1);
+  slides.forEach((slide, i) => slide.classList.toggle("now", i === now));
+  document.getElementById("count").textContent = `${now + 1} / ${slides.length}`;
+  scrollTo(0, 0);
+}
+function openDeck() {
+  document.body.classList.add("deck");
+  document.querySelector(".deckbar").hidden = false;
+  show(0);
+  if (root.requestFullscreen) root.requestFullscreen().catch(() => {});
+}
+function closeDeck() {
+  if (!inDeck()) return;
+  document.body.classList.remove("deck");
+  document.querySelector(".deckbar").hidden = true;
+  if (document.fullscreenElement) document.exitFullscreen();
+  slides[now].scrollIntoView();
+  start.focus({ preventScroll: true });
+}
+if (start) {
+  start.onclick = openDeck;
+  document.getElementById("back").onclick = () => show(now - 1);
+  document.getElementById("next").onclick = () => show(now + 1);
+  document.addEventListener("fullscreenchange", () => document.fullscreenElement || closeDeck());
+  document.addEventListener("keydown", (event) => {
+    const turn = { ArrowRight: 1, ArrowDown: 1, PageDown: 1, ArrowLeft: -1, ArrowUp: -1, PageUp: -1 };
+    if (!inDeck() || event.altKey || event.ctrlKey || event.metaKey) return;
+    if (event.key in turn) show(now + turn[event.key]);
+    else if (event.key === "Home") show(0);
+    else if (event.key === "End") show(slides.length - 1);
+    else if (event.key === "Escape") closeDeck();
+    else return;
+    event.preventDefault();
+  });
+}
