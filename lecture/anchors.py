@@ -38,7 +38,7 @@ class Note:
 
     def __str__(self):
         start = self.statement.split("\n")[0].strip()
-        return f"lecture/notes/{self.file}: reread this note: {self.where}, `{start}`"
+        return f"{self.file}: reread this note: {self.where}, `{start}`"
 
 
 @dataclass(eq=False)
@@ -97,7 +97,7 @@ def read_notes(script: Script) -> None:
             faults.append(f"lecture/notes/{path.name}: {where} has no statement")
             continue
         text = (body[: fence.start()] + body[fence.end() :]).strip()
-        note = Note(path.name, where.strip(), fence[1], fence[2], text, script.name)
+        note = Note(f"lecture/notes/{path.name}", where.strip(), fence[1], fence[2], text, script.name)
         (script.notes if fence[1] == "python" else script.captions).append(note)
 
 

@@ -80,7 +80,7 @@ def code_html(script: Script, first: int, last: int, hits=()) -> str:
 
 def changed_characters(old: list[str], new: list[str]) -> list[dict[int, set[int]]]:
     """Return which characters of which lines differ; none if most of them do."""
-    words = [re.findall(r"\w+|\s|[^\w\s]", "\n".join(lines)) for lines in (old, new)]
+    words = [re.findall(r"\d+e-\d+|\w+|\s|.", "\n".join(lines)) for lines in (old, new)]
     matcher = SequenceMatcher(None, *words, autojunk=False)
     marks = [defaultdict(set), defaultdict(set)]
     for tag, *place in matcher.get_opcodes():
@@ -266,19 +266,27 @@ def script_rows(script: Script, text: Text) -> list[dict]:
     return found
 
 
-def ladder_texts() -> dict[tuple[str, str], tuple[str, str, str]]:
-    """Return the title, the idea and the text of each rung from docs/ladder.md."""
+def ladder_texts(scripts: dict[str, Script]) -> dict[str, tuple[str, str, str]]:
+    """Return title, idea and text of each rung, from docs/ladder.md or from the child's notes."""
+    texts = {}
+    for child in scripts.values():
+        if child.parent:
+            idea, _, about = child.lead.strip().partition("\n\n")
+            title = f"{scripts[child.parent].title} → {child.title}"
+            texts[f"{child.parent}-{child.name}"] = title, idea, about
     rung = r"^## ([^\n]+?): ([^\n]+)\n\n(.*?)\n\n<!-- (\w+) to (\w+) -->"
-    found = re.findall(rung, (ROOT / "docs" / "ladder.md").read_text(), re.M | re.S)
-    return {(parent, child): (*texts,) for *texts, parent, child in found}
+    page = (ROOT / "docs" / "ladder.md").read_text()
+    found = re.findall(rung, page, re.MULTILINE | re.DOTALL)
+    return texts | {f"{parent}-{child}": (*words,) for *words, parent, child in found}
 
 
 def metrics(scripts) -> str:
     """Return one table of the tags that the pages in docs/ explain."""
     table, seen = ["| tag | what | since |", "|---|---|---|"], set()
     for script in scripts.values():
-        page = (ROOT / "docs" / f"{script.name}.md").read_text()
-        section = re.search(r"^## Metrics\n(.*?)(?=^## |\Z)", page, re.M | re.S)
+        page = ROOT / "docs" / f"{script.name}.md"
+        text = page.read_text() if page.exists() else ""
+        section = re.search(r"^## Metrics\n(.*?)(?=^## |\Z)", text, re.M | re.S)
         for tag, what in re.findall(r"^\| (`.+?) \| (.*) \|$", section[1] if section else "", re.M):
             if tag not in seen:
                 what = re.sub(r"\[([^]]+)\]\([^)]*\.md[^)]*\)", r"\1", what)
@@ -289,7 +297,7 @@ def metrics(scripts) -> str:
 
 def render(scripts: dict[str, Script], rungs: dict[str, list[Hunk]], engine) -> dict[str, str]:
     """Return the site's pages."""
-    text, texts, pages = Text(scripts, rungs, engine), ladder_texts(), {}
+    text, texts, pages = Text(scripts, rungs, engine), ladder_texts(scripts), {}
     loader = FileSystemLoader(SITE)
     jinja = Environment(loader=loader, undefined=StrictUndefined, autoescape=True)
     jinja.globals |= {"scripts": scripts, "rungs": rungs, "texts": texts, "html": text.html}
@@ -303,13 +311,8 @@ def render(scripts: dict[str, Script], rungs: dict[str, list[Hunk]], engine) -> 
         page(f"{name}.html", "script.html", script=script, rows=script_rows(script, text))
     for name, hunks in rungs.items():
         parent, child = (scripts[part] for part in name.split("-"))
-        if (parent.name, child.name) not in texts:
-            faults.append(
-                f"docs/ladder.md has no section of the rung {parent.name} to {child.name}"
-            )
-            continue
         shown = [hunk_page(hunk, parent, child) for hunk in hunks]
-        title, idea, about = texts[parent.name, child.name]
+        title, idea, about = texts[name]
         changed = sum(len(gone) + len(come) for hunk in hunks for gone, come in hunk.changes)
         rung = {"title": title, "idea": idea, "about": about, "changed": changed}
         page(f"{name}.html", "rung.html", parent=parent, child=child, hunks=shown, **rung)

@@ -1,0 +1,399 @@
+"""The lecture's site in a real browser, opened from disk; and what ends its build."""
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, SCRIPTS
+
+pytestmark = pytest.mark.xdist_group("site")  # one build, one browser
+sync_api = pytest.importorskip("playwright.sync_api")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+
+spec = importlib.util.spec_from_file_location("diffs", ROOT / "docs" / "diffs.py")
+diffs = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(diffs)
+
+NAMES = [name.removesuffix("_continuous") for name in SCRIPTS]
+RUNGS = [f"{parent}-{child}" for parent, child, _ in diffs.PAIRS]
+PAGES = ["index", "handout", "results", "tests", *NAMES, *RUNGS]
+PHONE = {"width": 390, "height": 844}
+PROJECTOR = {"width": 1280, "height": 720}
+
+
+def copy_of_repo(folder):
+    for name in "docs", "lecture", "results", "tests":
+        shutil.copytree(ROOT / name, folder / name)
+    for path in ROOT.glob("*_continuous.py"):
+        shutil.copy(path, folder)
+    return folder
+
+
+def build(folder):
+    command = [sys.executable, "lecture/build.py"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = copy_of_repo(tmp_path_factory.mktemp("site"))
+    done = build(folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "site"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    if not found:
+        pytest.skip("no browser here (Debian: chromium)")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def tab(browser, site):
+    """Return a function that opens a page of the site; say what went wrong in it at the end."""
+    contexts, faults = [], []
+
+    def open_page(name, **options):
+        context = browser.new_context(**({"viewport": PROJECTOR} | options))
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.on("console", lambda message: faults.append(message.text))
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("requestfailed", lambda request: faults.append(f"failed: {request.url}"))
+        page.on("request", lambda request: outside(request.url))
+        page.goto(f"{site.as_uri()}/{name}")
+        return page
+
+    def outside(url):
+        if not url.startswith(("file:", "data:")):
+            faults.append(f"a request to a network: {url}")
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert faults == []
+
+
+# ---- Pages ----
+def test_every_page_is_there(site):
+    assert {path.stem for path in site.glob("*.html")} == set(PAGES)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_is_whole(tab, site, name):
+    """No error, no request to a network; equations are typeset; on a phone nothing is cut."""
+    page = tab(f"{name}.html", viewport=PHONE)
+    assert page.title()
+    facts = page.evaluate(
+        """async () => {
+          await document.fonts.ready;
+          const math = [...document.querySelectorAll(".katex-html")];
+          const shown = document.createElement("div");
+          shown.innerHTML = document.getElementById("main").innerHTML;
+          shown.querySelectorAll("code, .katex").forEach((node) => node.remove());
+          return {
+            width: document.documentElement.scrollWidth,
+            math: math.length,
+            flat: math.filter((node) => node.getBoundingClientRect().height < 5).length,
+            fonts: [...document.fonts].filter((font) => font.status === "loaded").length,
+            broken: [...document.images].filter((image) => !image.naturalWidth).length,
+            text: shown.textContent,
+          };
+        }"""
+    )
+    assert facts["width"] <= PHONE["width"], "it scrolls sideways"
+    assert facts["flat"] == facts["broken"] == 0
+    assert not re.search(r"\$|\\[a-z]+\b", facts["text"]), "TeX was left as it is"
+    if name in NAMES or name == "handout":
+        assert facts["math"] > 5
+        assert facts["fonts"] > 2, "KaTeX's fonts are not there"
+
+
+def hrefs(html):
+    return re.findall(r'href="([^"#:]*)(?:#([^"]*))?"', html)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_each_link_leads_somewhere(site, name):
+    for file, anchor in hrefs((site / f"{name}.html").read_text()):
+        target = site / (file or f"{name}.html")
+        assert target.exists(), file
+        if anchor:
+            assert f'id="{anchor}"' in target.read_text(), f"{file}#{anchor}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_anchor_leads_to_its_line(tab, name):
+    """Line n of the page is line n of the script; a function's name leads to its definition; the
+    line that a note names begins its statement."""
+    page = tab(f"{name}.html")
+    lines = (ROOT / f"{name}_continuous.py").read_text().rstrip("\n").split("\n")
+    shown = page.eval_on_selector_all(".line[id]", "all => all.map((e) => [e.id, e.textContent])")
+    assert [line for _, line in shown if line] == [line for line in lines if line]
+    assert all(lines[int(anchor[1:]) - 1] == line for anchor, line in shown)
+    notes = page.eval_on_selector_all(
+        ".note .anchor a",
+        """all => all.map((a) => {
+          const row = a.closest(".row");
+          return [a.textContent, a.hash, row.querySelector(".line").id];
+        })""",
+    )
+    assert len(notes) > 10
+    for text, hash, first in notes:
+        where, number = re.fullmatch(r"([\w.]+), line (\d+)", text).groups()
+        assert hash == f"#L{number}" == f"#{first}"
+        above = lines[: int(number) + 1]
+        heads = [
+            line for line in above if re.match(rf"\s*(def|class) {where.split('.')[-1]}\b", line)
+        ]
+        assert heads, f"{where} does not begin above line {number}"
+    for function in page.eval_on_selector_all(".parts a", "all => all.map((a) => a.hash.slice(1))"):
+        code = page.locator(f"section#{function} > .code").inner_text()
+        assert re.search(rf"^(@.*\n)?(class|def) {function}\b", code)
+
+
+def test_link_to_a_line_opens_the_fold_that_it_is_in(tab):
+    lines = (ROOT / "ddpg_continuous.py").read_text().split("\n")
+    number = lines.index("class Run(ExitStack):") + 1
+    page = tab(f"ddpg.html#L{number}")
+    line = page.locator(f"#L{number}")
+    assert line.inner_text().strip() == "class Run(ExitStack):"
+    sync_api.expect(line).to_be_in_viewport()
+
+
+def test_handout_has_code_and_a_test_for_each_equation(site):
+    html = (site / "handout.html").read_text()
+    sections = re.findall(r"<h3>(.*?)</h3>(.*?)(?=<h[23]>|</main>)", html, re.DOTALL)
+    assert len(sections) > 12
+    for title, section in sections:
+        assert 'class="katex-display"' in section, title
+        assert re.search(r'class="where" href="\w+\.html#L\d+"', section), title
+        assert re.search(r'href="tests\.html#test_\w+\.\w+"', section), title
+    for number in range(1, 11):
+        assert re.search(rf"<h3>Eq\. {number}:|\\tag{{{number}}}|&amp;&amp; \({number}\)", html)
+
+
+def test_results_show_table_and_every_metric(site):
+    html = (site / "results.html").read_text()
+    assert html.count("<tr>") > 20
+    for tag in "charts/episodic_return", "losses/qf1_values", "losses/approx_kl", "losses/alpha":
+        assert f"<code>{tag}</code>" in html
+
+
+def test_theme_is_that_of_the_system_and_the_button_changes_it(tab):
+    page = tab("index.html", color_scheme="dark")
+    ground = "getComputedStyle(document.body).backgroundColor"
+    dark = page.evaluate(ground)
+    page.click("#theme")
+    assert page.evaluate(ground) == "rgb(255, 255, 255)" != dark
+    page.reload()
+    assert page.evaluate(ground) == "rgb(255, 255, 255)"
+
+
+# ---- Slides ----
+def slide(page):
+    return page.locator(".slide.now")
+
+
+def test_deck_moves_with_the_keyboard(tab):
+    page = tab("ddpg-td3.html")
+    page.focus("#slides")
+    page.keyboard.press("Enter")
+    count = page.locator("#count")
+    last = page.locator(".slide").count()
+    sync_api.expect(count).to_have_text(f"1 / {last}")
+    for key, now in [
+        *[("ArrowRight", 2), ("PageDown", 3), ("ArrowLeft", 2), ("PageUp", 1), ("ArrowLeft", 1)],
+        *[("End", last), ("ArrowRight", last), ("Home", 1), ("ArrowDown", 2)],
+    ]:
+        page.keyboard.press(key)
+        sync_api.expect(count).to_have_text(f"{now} / {last}")
+        assert slide(page).count() == 1
+        assert page.locator(".slide:visible").count() == 1
+    assert slide(page).get_attribute("id") == "hunk-1"
+    page.keyboard.press("Escape")
+    sync_api.expect(page.locator(".slide:visible")).to_have_count(last)
+
+
+@pytest.mark.parametrize("name", RUNGS)
+def test_slides_fit_and_can_be_read_from_the_last_row(tab, name):
+    """At 1280x720 nothing is cut, no line of code is wrapped, and its letters have 15 pixels."""
+    page = tab(f"{name}.html")
+    page.click("#slides")
+    for _ in range(page.locator(".slide").count() - 1):
+        page.keyboard.press("ArrowRight")
+        facts = slide(page).evaluate(
+            """(slide) => {
+              const lines = [...slide.querySelectorAll(".line")];
+              const size = parseFloat(getComputedStyle(lines[0]).fontSize);
+              return {
+                id: slide.id,
+                bottom: slide.querySelector(".diff").getBoundingClientRect().bottom,
+                wide: slide.scrollWidth - slide.clientWidth,
+                high: slide.scrollHeight - slide.clientHeight,
+                size,
+                wrapped: lines.filter((line) => line.offsetHeight > 1.9 * size).length,
+              };
+            }"""
+        )
+        assert facts["wide"] == facts["high"] == 0, facts
+        assert facts["bottom"] < 680, facts
+        assert facts["size"] >= 15, facts
+        assert facts["wrapped"] == 0, facts
+
+
+def test_changed_words_are_marked_and_side_by_side_where_it_fits(tab):
+    page = tab("svg0-ac_reparam.html")
+    hunk = page.locator(".slide", has=page.locator("h2", has_text="QNetwork"))
+    assert hunk.locator(".old mark").all_inner_texts() == ["F", "relu"] * 2
+    assert hunk.locator(".new mark").all_inner_texts() == ["torch", "tanh"] * 2
+    old, new = hunk.locator(".old").bounding_box(), hunk.locator(".new").bounding_box()
+    assert old["y"] == new["y"]
+    assert new["x"] > old["x"] + 100
+
+
+# ---- For everyone ----
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["index", "handout", "results", "ddpg", "svg0-sac"])
+def test_axe_finds_no_serious_fault(tab, name, scheme):
+    """In the first rows of code and equations: the rest is of the same kinds, and axe is slow."""
+    page = tab(f"{name}.html", color_scheme=scheme)
+    page.evaluate(
+        """() => {
+          const few = { ".row": 12, ".fold .line": 4, ".prose > *": 25, "tr": 12, ".slide": 6 };
+          for (const [kind, most] of Object.entries(few))
+            document.querySelectorAll(kind).forEach((node, n) => n < most || node.remove());
+        }"""
+    )
+    options = {"preload": False}  # which asks for the style sheets again
+    if scheme == "dark":
+        options["runOnly"] = ["color-contrast"]
+    found = axe.Axe().run(page, options=options).response["violations"]
+    serious = [fault for fault in found if fault["impact"] in ("serious", "critical")]
+    assert [(fault["id"], fault["nodes"][0]["html"]) for fault in serious] == []
+
+
+def test_first_tab_skips_to_the_content(tab):
+    page = tab("ddpg.html")
+    page.keyboard.press("Tab")
+    skip = page.locator(".skip")
+    sync_api.expect(skip).to_be_focused()
+    sync_api.expect(skip).to_be_in_viewport()
+
+
+# ---- What ends the build ----
+TARGET = "next_q_value = data.rewards.flatten() + not_done * args.gamma * qf1_next_target"
+NEXT = "next_state_actions = nets.target_actor(data.next_observations)"
+MIN = "min_qf_next_target = torch.min(qf1_next_target, qf2_next_target)"
+# name: file, what is replaced, by what, the words of the error
+FAULTS = {
+    "changed statement": (
+        "ddpg_continuous.py",
+        TARGET,
+        TARGET.replace("args.gamma", "0.99"),
+        "lecture/notes/ddpg.md: reread this note: critic_loss, `# y = r",
+    ),
+    "changed statement that has inherited its note": (
+        "a3c_continuous.py",
+        "decay = args.gamma * args.gae_lambda * (1 - rollout.dones)",
+        "decay = args.gamma * args.gae_lambda",
+        "lecture/notes/a3c.md: no note beside `decay = args.gamma * args.gae_lambda`",
+    ),
+    "statement that is there twice": (
+        "ddpg_continuous.py",
+        f"        {NEXT}\n",
+        f"        {NEXT}\n" * 2,
+        f"reread this note: critic_loss, `{NEXT}` is there 2 times in ddpg_continuous.py",
+    ),
+    "function without a note": (
+        "ppo_continuous.py",
+        "def backward(",
+        "def unexplained():\n    pass\n\n\ndef backward(",
+        "lecture/notes/ppo.md: no note beside unexplained",
+    ),
+    "hunk without caption": (
+        "td3_continuous.py",
+        "        metrics = {}\n",
+        "        metrics = dict()\n",
+        "lecture/notes/td3.md: a hunk has no caption: ddpg to td3, train, `+metrics = dict()`",
+    ),
+    "caption of another hunk": (
+        "td3_continuous.py",
+        MIN,
+        MIN.replace("torch.min", "torch.max"),
+        f"lecture/notes/td3.md: reread this note: critic_loss, `+{MIN}`",
+    ),
+    "note without a statement": (
+        "lecture/notes/naf.md",
+        "## Args\n```python\n@dataclass\nclass Args:\n```\n",
+        "## Args\n",
+        "lecture/notes/naf.md: reread this note",
+    ),
+    "broken TeX": (
+        "lecture/notes/ddpg.md",
+        r"\nabla_\theta J",
+        r"\nabla_{\theta J",
+        "lecture/notes/ddpg.md: broken TeX: KaTeX parse error",
+    ),
+    "link to a test that is not there": (
+        "lecture/notes/handout.md",
+        "test:test_losses/check_polyak",
+        "test:test_losses/check_poliak",
+        "lecture/notes/handout.md: a link leads nowhere: test:test_losses/check_poliak",
+    ),
+    "changed statement in the handout": (
+        "lecture/notes/handout.md",
+        "errors = (values - data.returns) ** 2",
+        "errors = (values - data.returns) ** 3",
+        "lecture/notes/handout.md: reread this note: ppo/critic_loss, `errors = (values - data",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_build_ends_where_something_does_not_fit(name, tmp_path):
+    file, old, new, words = FAULTS[name]
+    folder = copy_of_repo(tmp_path)
+    text = (folder / file).read_text()
+    assert old in text, "the mutant does not fit"
+    (folder / file).write_text(text.replace(old, new, 1))
+    done = build(folder)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert all(line.startswith("error: ") for line in done.stderr.splitlines())
+    assert not (folder / "site").exists()
+
+
+def test_new_script_joins_with_its_notes_and_a_row(tmp_path):
+    folder = copy_of_repo(tmp_path)
+    source = (folder / "ddpg_continuous.py").read_text()
+    new = source.replace("        metrics = {}\n", "        metrics = dict()\n")
+    (folder / "new_continuous.py").write_text(new)
+    done = build(folder)
+    assert done.returncode == 2
+    assert "lecture/notes/new.md is missing: new_continuous.py needs it" in done.stderr
+
+    pairs = (folder / "docs" / "diffs.py").read_text()
+    row = '    ("ddpg", "td3", 45),\n'
+    assert row in pairs
+    (folder / "docs" / "diffs.py").write_text(pairs.replace(row, row + '    ("ddpg", "new", 2),\n'))
+    caption = (
+        "# NEW\nAn idea.\n\nIts text.\n\n## train\n```diff\n+metrics = dict()\n```\nA caption.\n"
+    )
+    (folder / "lecture" / "notes" / "new.md").write_text(caption)
+    done = build(folder)
+    assert done.returncode == 0, done.stderr
+    page = (folder / "site" / "ddpg-new.html").read_text()
+    assert "DDPG → NEW" in page
+    assert "A caption." in page
+    assert 'href="new.html"' in (folder / "site" / "index.html").read_text()
+    assert "as in DDPG" in (folder / "site" / "new.html").read_text()
