@@ -144,7 +144,7 @@ def test_each_anchor_leads_to_its_line(tab, name):
         ".note .anchor a",
         """all => all.map((a) => {
           const row = a.closest(".row");
-          return [a.textContent, a.hash, row.querySelector(".line").id];
+          return [a.ariaLabel, a.hash, row.querySelector(".line").id];
         })""",
     )
     assert len(notes) > 10
