@@ -97,7 +97,8 @@ def read_notes(script: Script) -> None:
             faults.append(f"lecture/notes/{path.name}: {where} has no statement")
             continue
         text = (body[: fence.start()] + body[fence.end() :]).strip()
-        note = Note(f"lecture/notes/{path.name}", where.strip(), fence[1], fence[2], text, script.name)
+        file = f"lecture/notes/{path.name}"
+        note = Note(file, where.strip(), fence[1], fence[2], text, script.name)
         (script.notes if fence[1] == "python" else script.captions).append(note)
 
 
