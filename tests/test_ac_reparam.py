@@ -243,7 +243,7 @@ def test_density_integrates_to_one_within_the_bounds():
     actor = ac.Actor(1, 1, np.array([-1.0]), np.array([3.0])).double()
     a = torch.linspace(-1, 3, 400_001).double()[1:-1, None]
     with torch.no_grad():
-        density = actor.distribution(torch.zeros(len(a), 1).double()).log_prob(a).exp()
+        density = actor.distribution(torch.zeros(1, 1).double()).log_prob(a).exp()
     assert torch.trapezoid(density, a[:, 0]).item() == pytest.approx(1, abs=1e-4)
 
 

@@ -34,7 +34,7 @@ OFF_POLICY = {
     "learning_rate": 2e-3,
     "tau": 0.05,
 }
-A2C = {"total_timesteps": 20_000, "num_envs": 16, "num_steps": 5, "learning_rate": 3e-3}
+A2C = {"total_timesteps": 20_000, "num_envs": 16, "num_steps": 5}
 SETTINGS = {
     "naf_continuous": OFF_POLICY | {"batch_size": 256, "learning_rate": 1e-3},
     # the rewards of longer windows are those of the random policy

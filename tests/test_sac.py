@@ -184,7 +184,7 @@ def test_density_integrates_to_one_within_the_bounds(bias):
         actor.fc_mu.bias.add_(bias[0])
         actor.fc_log_std.bias.add_(bias[1])
         a = torch.linspace(-1, 3, 400_001).double()[1:-1, None]
-        density = actor.distribution(torch.zeros(len(a), 1).double()).log_prob(a).exp()
+        density = actor.distribution(torch.zeros(1, 1).double()).log_prob(a).exp()
     assert torch.trapezoid(density, a[:, 0]).item() == pytest.approx(1, abs=1e-3)
 
 
