@@ -231,7 +231,7 @@ def train(args: Args) -> dict:
         if run.device.type == "cuda" or args.async_envs:
             fail("workers are processes that share the CPU's memory: no --cuda, no --async-envs")
         nets = Networks(run.obs_dim, run.act_dim, run.action_low, run.action_high).to(run.device)
-        nn.init.constant_(nets.actor.log_std, -0.5)
+        nn.init.constant_(nets.actor.log_std, -0.5)  # σ = 0.61: from 1 it falls too slowly
         copy = deepcopy(nets)
         optimizer = optim.RMSprop(nets.parameters(), lr=args.learning_rate, eps=1e-5)
         obs = run.begin(nets=copy, optimizer=optimizer)

@@ -238,7 +238,7 @@ def train(args: Args) -> dict:
     """Train to `args.total_timesteps`; return what result.json has. `Run` lists the exit codes."""
     with Run(args) as run:
         nets = Networks(run.obs_dim, run.act_dim, run.action_low, run.action_high).to(run.device)
-        nn.init.constant_(nets.actor.log_std, -0.5)
+        nn.init.constant_(nets.actor.log_std, -0.5)  # σ = 0.61: from 1 it falls too slowly
         optimizer = optim.RMSprop(nets.parameters(), lr=args.learning_rate, eps=1e-5)
         rollout = Rollout(args.num_steps, args.num_envs, run.obs_dim, run.act_dim)
         gradient = run.compile(backward)

@@ -289,3 +289,15 @@ def same(left, right):
 def scalars(run_dir):
     events = EventAccumulator(str(run_dir), size_guidance={"scalars": 0}).Reload()
     return {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
+
+
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory):
+    """A kernel in short mode that knows nobody's own IPython settings."""
+    import nbclient  # only the notebooks need it, and it is slow to import
+    import nbformat
+
+    client = nbclient.NotebookClient(nbformat.v4.new_notebook(), timeout=170, kernel_name="python3")
+    ipython = str(tmp_path_factory.mktemp("ipython"))
+    with client.setup_kernel(env=os.environ | {"SHORT": "1", "IPYTHONDIR": ipython}):
+        yield client

@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import stdev
 from unittest.mock import Mock
 
+import imageio_ffmpeg
 import pytest
 import torch
 from conftest import OWN, QUICK, ROOT
@@ -217,8 +218,17 @@ def test_video(tmp_path):
     call(ROOT / "ddpg_continuous.py", *flags.split())
     call(ROOT / "evaluate.py", "runs/a", "--video", "a.mp4")
     assert (tmp_path / "a.mp4").stat().st_size > 1000
-    call(ROOT / "evaluate.py", "runs/a", "--video", "a.gif")
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "a.mp4"}
+
+
+def test_a_gif_has_the_first_5_seconds(tmp_path, monkeypatch):
+    def film(actor, args, episodes, path):
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-f", "lavfi"]
+        source = "testsrc=duration=6:size=480x480:rate=20"
+        subprocess.run([*command, "-i", source, f"{path}-episode-0.mp4"], check=True)
+
+    monkeypatch.setattr(evaluate, "load_run", lambda *_: (Mock(evaluate=film), None, None))
+    evaluate.record(tmp_path, evaluate.Args(runs=(tmp_path,), video=tmp_path / "a.gif"))
     with Image.open(tmp_path / "a.gif") as gif:
-        assert (gif.format, gif.size) == ("GIF", (200, 200))
-        assert 1 < gif.n_frames <= 60
-    assert {path.name for path in tmp_path.iterdir()} == {"runs", "a.mp4", "a.gif"}
+        assert (gif.format, gif.size, gif.n_frames) == ("GIF", (200, 200), 60)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.gif"]

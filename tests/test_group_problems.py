@@ -1,44 +1,16 @@
 """The notebook of the group problems runs, and its checks fail for what is broken."""
 
-import os
 import re
 import shutil
 
 import nbformat
 import pytest
 from conftest import ROOT
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from notebooks import check_committed, check_what_it_shows, printed, run_from
 
 NOTEBOOK = ROOT / "lecture" / "group_problems.ipynb"
 README = ROOT / "lecture" / "README.md"
 MODULES = ["ac_reparam_continuous", "ddpg_continuous", "ppo_continuous", "td3_continuous"]
-
-
-@pytest.fixture(scope="module")
-def kernel(tmp_path_factory):
-    """A kernel in short mode that knows nobody's own IPython settings."""
-    client = NotebookClient(nbformat.v4.new_notebook(), timeout=170, kernel_name="python3")
-    ipython = str(tmp_path_factory.mktemp("ipython"))
-    with client.setup_kernel(env=os.environ | {"SHORT": "1", "IPYTHONDIR": ipython}):
-        yield client
-
-
-def run_from(folder, kernel, ids=None):
-    """Run the cells (or those with `ids`) until one fails; return cells, its id and its error."""
-    kernel.nb = nbformat.read(NOTEBOOK, 4)
-    start = f"%reset -f\nimport os, sys\nos.chdir({str(folder)!r})\nold = {MODULES}\n"
-    start += "sys.path[:] = [path for path in sys.path if not path.endswith('copy_of_root')]\n"
-    start += "for name in old: sys.modules.pop(name, None)"
-    kernel.execute_cell(nbformat.v4.new_code_cell(start), 0)
-    for index, cell in enumerate(kernel.nb.cells):
-        if ids is not None and cell.id not in ids:
-            continue
-        try:
-            kernel.execute_cell(cell, index)
-        except CellExecutionError as error:
-            return kernel.nb.cells, cell.id, error
-    return kernel.nb.cells, None, None
 
 
 def files():
@@ -46,20 +18,14 @@ def files():
     return {path: path.stat().st_mtime for folder in folders for path in folder.glob("[!._]*.*")}
 
 
-def printed(cell):
-    return "".join(output.text for output in cell.outputs if output.output_type == "stream")
-
-
 def test_notebook_runs_and_leaves_no_file(kernel):
     before = files()
-    cells, failed, error = run_from(NOTEBOOK.parent, kernel)
+    cells, failed, error = run_from(NOTEBOOK.parent, kernel, NOTEBOOK, MODULES)
     assert failed is None, error
     assert files() == before
     (rerun,) = [cell for cell in cells if cell.id == "rerun"]
     assert re.fullmatch(r"\d+ rows\n", printed(rerun)), "nothing was trained"
-    for cell, committed in zip(cells, nbformat.read(NOTEBOOK, 4).cells, strict=True):
-        if cell.id.startswith("show-"):
-            assert printed(cell) == printed(committed) != "", "the script has changed since"
+    check_what_it_shows(cells, NOTEBOOK)
 
 
 # A file, what is broken in it, how, the cells needed to notice it and, last, the one that has to.
@@ -120,30 +86,13 @@ def test_a_check_fails_for_what_is_broken(kernel, tmp_path, name):
         assert path.endswith("csv") or text.count(old) == 1, f"the mutant does not fit: {old}"
     assert broken != text
     (folder / path).write_text(broken)
-    _, failed, error = run_from(folder, kernel, ["setup", "import", *ids])
+    _, failed, error = run_from(folder, kernel, NOTEBOOK, MODULES, ["setup", "import", *ids])
     assert failed == ids[-1]
     assert error.ename in ("AssertionError", "KeyError", "ValueError")
 
 
-def test_committed_notebook_was_executed_without_an_error():
-    notebook = nbformat.read(NOTEBOOK, 4)
-    nbformat.validate(notebook)
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert [cell.execution_count for cell in cells] == [*range(1, len(cells) + 1)]
-    outputs = [output for cell in cells for output in cell.outputs]
-    assert not any(output.output_type == "error" for output in outputs)
-    assert not any(output.get("name") == "stderr" for output in outputs)
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == 11
-    assert "\nRERUN = False\n" in "\n".join(["", *(cell.source for cell in cells)])
-
-
-def test_committed_notebook_says_nothing_of_the_machine():
-    notebook = nbformat.read(NOTEBOOK, 4)
-    assert notebook.metadata.kernelspec.name == "python3"
-    assert not any(cell.metadata for cell in notebook.cells)
-    text = NOTEBOOK.read_text()
-    assert not re.search(r"(^|[\s\"'(])/(home|root|tmp|Users|opt|usr|var)/", text)
-    assert len(text) < 1_500_000
+def test_committed_notebook():
+    check_committed(NOTEBOOK, figures=11, size=1_500_000)
 
 
 def prose():
