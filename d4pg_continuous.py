@@ -53,7 +53,7 @@ from tqdm import tqdm
 class Args:
     env_id: str = "Hopper-v4"  # id of a gymnasium environment with continuous actions
     total_timesteps: int = 1_000_000  # environment steps of the run
-    learning_rate: float = 3e-4  # learning rate of the Adam optimizers
+    learning_rate: float = 1e-3  # learning rate of the Adam optimizers
     buffer_size: int = 1_000_000  # transitions that the replay buffer holds
     gamma: float = 0.99  # discount factor γ
     tau: float = 0.005  # Polyak coefficient τ of the target networks
@@ -63,9 +63,9 @@ class Args:
     policy_frequency: int = 2  # critic updates for each update of the actor and the targets
     policy_noise: float = 0.0  # scale σ of target policy smoothing, of half the action range
     noise_clip: float = 0.5  # bound c of that noise, relative to half the action range
-    n_steps: int = 5  # rewards in a target, where the episode has as many
-    v_min: float = 0.0  # lowest return that the critic can represent
-    v_max: float = 400.0  # highest return that the critic can represent
+    n_steps: int = 3  # rewards in a target, where the episode has as many
+    v_min: float = -50.0  # lowest return that the critic can represent
+    v_max: float = 500.0  # highest return that the critic can represent
     # every run
     exp_name: str = Path(__file__).stem  # name of this experiment
     seed: int = 1  # seed of every random generator

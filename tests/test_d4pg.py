@@ -375,7 +375,7 @@ def test_windows_end_at_a_stop(tmp_path, monkeypatch):
             return super().step(actions)
 
     monkeypatch.setattr(d4pg, "Run", Stopped)
-    settings = {"run_name": "stopped", "resume": True, "gamma": 0.9}
+    settings = {"run_name": "stopped", "resume": True, "gamma": 0.9, "n_steps": 5}
     with pytest.raises(SystemExit) as stop:
         d4pg.train(d4pg.Args(**QUICK | OWN["d4pg_continuous"] | settings))
     assert stop.value.code == 75

@@ -116,7 +116,7 @@ def test_targets_bootstrap_through_truncation_and_not_through_termination(
     if "autotune" in vars(script.Args()):
         settings |= {"autotune": False, "alpha": 0.0}  # an entropy bonus is a reward, too
     if "v_max" in vars(script.Args()):
-        settings |= {"v_max": 3.0}
+        settings |= {"v_min": 0.0, "v_max": 3.0}
     run_dir, _ = quick(env_id=env_id, total_timesteps=600, **settings)
     low, high = np.array([-1.0]), np.array([1.0])
     nets = script.Networks(1, 1, low, high)

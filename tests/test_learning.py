@@ -27,16 +27,17 @@ def curvature_of_q(gamma):
 
 
 OFF_POLICY = {
-    "total_timesteps": 3000,
-    "learning_starts": 500,
+    "total_timesteps": 1500,
+    "learning_starts": 300,
     "buffer_size": 10_000,
     "batch_size": 64,
     "learning_rate": 2e-3,
     "tau": 0.05,
 }
-A2C = {"total_timesteps": 20_000, "num_envs": 16, "num_steps": 5}
+A2C = {"total_timesteps": 12_000, "num_envs": 16, "num_steps": 5}
 SETTINGS = {
-    "naf_continuous": OFF_POLICY | {"batch_size": 256, "learning_rate": 1e-3},
+    "naf_continuous": OFF_POLICY
+    | {"total_timesteps": 3000, "batch_size": 256, "learning_rate": 1e-3},
     # the rewards of longer windows are those of the random policy
     "d4pg_continuous": OFF_POLICY | {"v_min": -10.0, "v_max": 0.0, "n_steps": 1},
     "ppo_continuous": {
