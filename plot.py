@@ -22,7 +22,6 @@ import json
 import sys
 from dataclasses import dataclass
 from itertools import combinations, cycle
-from math import ceil, inf
 from pathlib import Path
 from textwrap import fill
 from typing import Literal
@@ -85,7 +84,7 @@ def read_scalars(run_dir: Path) -> pd.DataFrame:
     paths, scalars = run_dir.glob("events.out.tfevents.*"), []
     files = [list(LegacyEventFileLoader(str(path)).Load()) for path in paths]
     for events in sorted(filter(None, files), key=lambda events: events[0].wall_time):
-        begin = min((e.step for e in events if e.HasField("session_log")), default=inf)
+        begin = min((e.step for e in events if e.HasField("session_log")), default=np.inf)
         scalars = [scalar for scalar in scalars if scalar[1] < begin]
         before = scalars[-1][2] if scalars else 0.0
         for event in events:
@@ -165,13 +164,13 @@ def read(args: Args) -> pd.DataFrame:
         split = data.script.map(differ[key].groupby("script").any()) & data[key].notna()
         data.loc[split, "variant"] += f" {key[2:]}=" + data[key]
     data["variant"] = data.variant.str.strip()
-    ends = data.groupby([*RUN, "run"]).step.max().sort_values().reset_index()
+    ends = data.groupby([*RUN, "run"]).step.max().sort_values(kind="stable").reset_index()
     for name in ends[ends.duplicated(RUN)][RUN].itertuples(index=False):
         say(f"{' '.join(str(x) for x in name if x)} is there twice: the longer one counts")
     data = data[data.run.isin(ends.drop_duplicates(RUN, keep="last").run)]
     limit = data.max_episode_steps.replace("(.+)", r", episodes of \1 steps", regex=True)
-    curve = (data.script + " " + data.variant).str.strip()
-    data = data.assign(panel=data.env_id + limit, curve=curve)
+    data = data.assign(panel=data.env_id + limit, curve=data.script + " " + data.variant)
+    data["curve"] = data.curve.str.strip()
     return data.sort_values([*RUN, "step"], ignore_index=True)
 
 
@@ -189,9 +188,10 @@ def interval(*samples, statistic=iqm):
 
 def at(curve: pd.DataFrame, x, axis: str = "step") -> pd.DataFrame:
     """Return (x, seeds): means interpolated at these steps or hours; NaN where a run has none."""
-    no = {"left": np.nan, "right": np.nan}
-    runs = {s: np.interp(x, run[axis], run["mean"], **no) for s, run in curve.groupby("seed")}
-    return pd.DataFrame(runs, index=x)
+    table = {}
+    for seed, run in curve.groupby("seed"):
+        table[seed] = np.interp(x, run[axis], run["mean"], left=np.nan, right=np.nan)
+    return pd.DataFrame(table, index=x)
 
 
 def summarize(scores: pd.DataFrame) -> pd.DataFrame:
@@ -203,7 +203,7 @@ def summarize(scores: pd.DataFrame) -> pd.DataFrame:
         table.loc[rows.index, "iqm"] = iqm(there)
         if seeds >= MIN_SEEDS:
             table.loc[rows.index, ["low", "high"]] = np.transpose(interval(there))
-    return table[table.seeds > 0]
+    return table
 
 
 def comparable(data: pd.DataFrame) -> tuple[dict[str, int], dict[str, list[np.ndarray]]]:
@@ -257,8 +257,7 @@ def draw_curve(ax, curve: pd.DataFrame, look: dict, axis: str) -> None:
         x = np.unique(np.linspace(x[0], x[-1], 200))
     lines = summarize(at(curve, x, axis))
     alone = {"markevery": 1} if len(x) == 1 else {}
-    band = {"color": color, "alpha": 0.2, "lw": 4 if alone else 0}
-    ax.fill_between(lines.index, lines.low, lines.high, **band)
+    ax.fill_between(x, lines.low, lines.high, color=color, alpha=0.2, lw=4 if alone else 0)
     for _, run in curve.groupby("seed") if 1 < seeds < MIN_SEEDS else []:
         ax.plot(run[axis], run["mean"], color=color, lw=0.8, alpha=0.6)
     ax.plot(lines.iqm.where(lines.seeds == seeds), color=color, lw=2)
@@ -269,7 +268,7 @@ def draw_curves(data: pd.DataFrame, look: dict, args: Args, ylabel: str) -> Figu
     """Draw a panel for each environment, and the legend in the grid's next cell."""
     panels = data.groupby("panel")
     columns = 2 if len(panels) in (1, 3) else 3
-    rows = ceil((len(panels) + 1) / columns)
+    rows = len(panels) // columns + 1
     figure = Figure((4.4 * columns, 3.7 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for ax, (title, panel) in zip(axes, panels, strict=False):
@@ -353,12 +352,13 @@ def tabulate(data: pd.DataFrame, args: Args) -> pd.DataFrame:
     for (panel, script, name), curve in data.groupby(["panel", "script", "curve"]):
         last = curve.groupby("seed")[["step", "mean"]].last()
         ends = sorted({last.step.min(), last.step.max()})
-        steps = [step for step in args.table_steps if step <= ends[-1] and [step] != ends]
+        steps = [step for step in args.table_steps if [step] != ends]
         table = summarize(pd.concat([at(curve, steps), last[["mean"]].T]))
         names = *(f"{step:,}" for step in steps), " to ".join(f"{e:,}" for e in ends) + " (last)"
         table = table.assign(environment=panel, step=[*steps, ends[-1]], steps=names, script=name)
         keys = [(script, panel[:-3], step) for step in [*steps, ends[0] if len(ends) == 1 else 0]]
-        tables.append(table.assign(published=[published.get(key, "") for key in keys]))
+        table["published"] = [published.get(key, "") for key in keys]
+        tables.append(table[table.seeds > 0])
     table = pd.concat(tables).sort_values(["environment", "step"], kind="stable")
     table[NUMBERS] = table[NUMBERS].map(lambda x: float(f"{x:.7g}"))
     return table[["environment", "steps", "script", "seeds", *NUMBERS, "published"]]

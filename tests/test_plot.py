@@ -319,6 +319,8 @@ def test_one_seed_has_no_deviation(tmp_path):
     table = plot.tabulate(read(tmp_path), plot.Args(()))
     assert "| 1 | 200 | 200 |  |" in plot.markdown(table)
     assert np.isnan(table["std"]).tolist() == [True]
+    steps = plot.tabulate(read(tmp_path), plot.Args((), table_steps=(5, 15, 25))).steps
+    assert steps.tolist() == ["15", "20 (last)"]
 
 
 def test_published_numbers_are_not_for_other_episodes(tmp_path):
