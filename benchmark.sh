@@ -1,44 +1,37 @@
 #!/usr/bin/env bash
-# Algorithms x environments x seeds, in parallel, on this machine, over ssh or on a Slurm cluster.
+# Train algorithms x environments x seeds in parallel. What is finished is not run again and what
+# was stopped goes on: the same command again continues a matrix, and a larger one adds to it.
 #
-# The launcher writes the commands that are left to run into a folder of its own, and an engine (GNU
-# parallel, xargs or Slurm) calls this script again for each: `--one FOLDER LINE`. The engine starts
-# and stops these workers; locks, checkpoints and exit codes are the training scripts' own.
+# usage: ./benchmark.sh [options] [-- arguments for every script]
+#
+# --scripts A,B        scripts, without _continuous.py  (default: all that benchmark.sh lies beside)
+# --env-ids A,B        ids of gymnasium environments               (default: Hopper-v4)
+# --seeds N            seeds of each cell                          (default: 3)
+# --start-seed N       the first of them                           (default: 1)
+# --jobs N             runs at once (on each host)      (default: cores / threads; Slurm: no limit)
+# --threads N          CPU threads of a run                        (default: 1)
+# --backend NAME       parallel, xargs or slurm         (default: GNU parallel, or xargs without it)
+# --hosts FILE         run on these hosts: GNU parallel's --sshloginfile, one a line; the current
+#                      folder and benchmark.sh's must be shared, at the same paths
+# --slurm-args "..."   further arguments for sbatch, such as "--partition=long --time=8:00:00"
+# --suite NAME         first part of the runs' names               (default: benchmark)
+# --dry-run            print the commands that are left to run
+# --status             print how each run stands; needs no arguments for the scripts
+#
+# A run is runs/SUITE__SCRIPT__ENV__SEED in the current folder, its output is train.log in there.
+# Give each set of arguments for the scripts a --suite of its own. $PYTHON runs the scripts, or
+# else .venv beside benchmark.sh, or else python3. Ctrl-C, SIGTERM and SIGHUP let all runs save.
+#
+# exit code: 0 all finished, 1 some failed, 2 usage, 3 engine missing, 4 some unfinished,
+#            130 stopped by Ctrl-C, 143 by SIGTERM or SIGHUP
+
+# How it works: the launcher writes the commands that are left to run into a folder of its own, and
+# an engine (GNU parallel, xargs or Slurm) calls this script again for each: `--one FOLDER LINE`.
+# The engine starts and stops these workers; locks, checkpoints and exit codes are the scripts' own.
 set -u
 shopt -s nullglob # bash 3.2 is enough: no associative arrays, no mapfile, no wait -n
 here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 self=$here/${BASH_SOURCE[0]##*/}
-tab=$'\t'
-
-usage() {
-  cat <<'HELP'
-Train algorithms x environments x seeds in parallel. What is finished is not run again and what was
-stopped goes on, so the same command again continues a matrix, and a larger one adds to it.
-
-usage: ./benchmark.sh [options] [-- arguments for every script]
-
-  --scripts A,B        scripts, without _continuous.py  (default: all that benchmark.sh lies beside)
-  --env-ids A,B        ids of gymnasium environments               (default: Hopper-v4)
-  --seeds N            seeds of each cell                          (default: 3)
-  --start-seed N       the first of them                           (default: 1)
-  --jobs N             runs at once (on each host)      (default: cores / threads; Slurm: no limit)
-  --threads N          CPU threads of a run                        (default: 1)
-  --backend NAME       parallel, xargs or slurm         (default: GNU parallel, or xargs without it)
-  --hosts FILE         run on these hosts: GNU parallel's --sshloginfile, one a line; the current
-                       folder and benchmark.sh's must be shared, at the same paths
-  --slurm-args "..."   further arguments for sbatch, such as "--partition=long --time=8:00:00"
-  --suite NAME         first part of the runs' names               (default: benchmark)
-  --dry-run            print the commands that are left to run
-  --status             print how each run stands; needs no arguments for the scripts
-
-A run is runs/SUITE__SCRIPT__ENV__SEED in the current folder, and its output is train.log in there.
-Give each set of arguments for the scripts a --suite of its own. $PYTHON runs the scripts, or else
-.venv beside benchmark.sh, or else python3. Ctrl-C, SIGTERM and SIGHUP let all runs save.
-
-exit code: 0 all finished, 1 some failed, 2 usage, 3 engine missing, 4 some unfinished,
-           130 stopped by Ctrl-C, 143 by SIGTERM or SIGHUP
-HELP
-}
 
 die() { # CODE MESSAGE
   printf 'error: %s\n' "$2" >&2
@@ -57,7 +50,7 @@ python=${PYTHON:-$here/.venv/bin/python}
 worker() { # FOLDER LINE: run the command on that line of FOLDER/todo and note how it ended
   local name command log code=3 state=fail stopped='' requeue=''
   cd "$1/../../.." || exit 1
-  IFS=$tab read -r name command < <(sed -n "$2p" "$1/todo")
+  IFS=$'\t' read -r name command < <(sed -n "$2p" "$1/todo")
   eval "command=($command)" # quoted by printf %q
   python=${command[0]} log=runs/$name/train.log
   # The engine's SIGTERM is for the whole process group, so the run has got it too. It has not got
@@ -99,7 +92,7 @@ slurm_args='' suite=benchmark mode=run
 while [ $# -gt 0 ]; do
   option=${1%%=*} value=${1#*=}
   case $option in
-    -h | --help) usage && exit 0 ;;
+    -h | --help) sed -n '2,/^$/s/^# \{0,1\}//p' "$self" && exit 0 ;; # the lines above
     --) shift && break ;;
     --dry-run | --status) mode=${option#--} && shift && continue ;;
     --scripts | --env-ids | --seeds | --start-seed | --jobs | --threads) ;;
@@ -187,7 +180,7 @@ add_cell() { # of $script, $env and $seed
   fi
   [ "$mode" != status ] || printf '%-10s  %s\n' "$state" "$name"
   [ "$state" != finished ] || return 0
-  todo=$todo$name$tab$(printf '%q ' "$python" "$here/${script}_continuous.py" --env-id "$env" \
+  todo=$todo$name$'\t'$(printf '%q ' "$python" "$here/${script}_continuous.py" --env-id "$env" \
     --seed "$seed" --torch-threads "$threads" --resume --run-name "$name")${extra# }$'\n'
 }
 
@@ -201,14 +194,13 @@ for ((seed = start_seed; seed < start_seed + seeds; seed++)); do
 done
 total=$(printf %s "$names" | wc -l)
 count=$(printf %s "$todo" | wc -l)
-done=$((total - count))
-case $mode in
-  status) printf '%d of %d finished\n' "$done" "$total" && exit 0 ;;
-  dry-run) printf %s "$todo" | cut -f 2- && exit 0 ;;
-esac
+already=$((total - count)) # finished before this
+[ "$mode" != status ] || printf '%d of %d finished\n' "$already" "$total"
+[ "$mode" != dry-run ] || printf %s "$todo" | cut -f 2-
+[ "$mode" = run ] || exit 0
 trap '' PIPE # a reader that goes away is no reason to leave the runs alone
 printf '%d runs: %s x %s x seeds %d to %d; %d are finished\n' \
-  "$total" "$scripts" "$env_ids" "$start_seed" $((start_seed + seeds - 1)) "$done"
+  "$total" "$scripts" "$env_ids" "$start_seed" $((start_seed + seeds - 1)) "$already"
 [ "$count" -gt 0 ] || exit 0
 
 # ---- Engine ----
@@ -253,7 +245,7 @@ engine() {
       sbatch --wait --quiet --job-name "$job" --array "1-$count${jobs:+%$jobs}" --ntasks 1 \
         --cpus-per-task "$threads" --requeue --signal B:USR1@60 --open-mode append \
         --output "$launch/slurm.log" $slurm_args --wrap "exec $worker \$SLURM_ARRAY_TASK_ID"
-      cat "$launch/slurm.log"
+      cat "$launch/slurm.log" 2>/dev/null
       ;;
   esac
 }
@@ -267,11 +259,13 @@ stop_engine() { # let all runs save and end
 }
 
 printer() { # what the workers print, until the engine and the last worker have ended
-  local state log n=$done
+  local state log n=$already
   trap '' INT TERM HUP
   while read -r state log; do
-    n=$((n + 1))
-    printf '[%s] %d/%d %s\n' "$state" "$n" "$total" "$log"
+    case $state in
+      ok | fail | stop) n=$((n + 1)) && printf '[%s] %d/%d %s\n' "$state" "$n" "$total" "$log" ;;
+      *) printf '%s %s\n' "$state" "$log" ;; # from the engine itself
+    esac
   done
 }
 
@@ -311,7 +305,7 @@ for file in "$launch"/fail.*; do
   tail -n 6 "runs/$name/train.log" | sed -e '/^[+=] /d' -e 's/^/  | /'
 done
 printf '\n%d of %d runs finished, %d failed, %d left\n' \
-  $((done + ${#ok[@]})) "$total" "${#failed[@]}" "$left"
+  $((already + ${#ok[@]})) "$total" "${#failed[@]}" "$left"
 [ ${#ok[@]} -eq "$count" ] || echo "to go on, the same command again"
 rm -rf "$launch"
 [ "$left" -eq 0 ] || [ -z "$stopped" ] || exit "$stopped"

@@ -46,14 +46,13 @@ def wait_for(condition, seconds=30):
 class Matrix:
     """benchmark.sh beside stand-ins, and a folder with a space in its name to start it in."""
 
-    def __init__(self, folder: Path, scripts: Path = STANDIN):
+    def __init__(self, folder: Path):
         self.code, self.folder = folder / "the code", folder / "the runs"
         self.code.mkdir()
         self.folder.mkdir()
         shutil.copy(ROOT / "benchmark.sh", self.code)
         for name in SCRIPTS:
-            source = ROOT / f"{name}_continuous.py" if scripts == ROOT else scripts
-            shutil.copy(source, self.code / f"{name}_continuous.py")
+            shutil.copy(STANDIN, self.code / f"{name}_continuous.py")
         self.env, self.started = {}, []
 
     def start(self, *flags, **env):
@@ -943,26 +942,26 @@ class TestSlurm:
 
 
 # ---- The scripts themselves ----
-def test_scripts_survive(tmp_path):
+def test_scripts_survive(matrix):
     """The launcher is killed, the next one is stopped: the run saves, and goes on."""
-    matrix = Matrix(tmp_path, ROOT)
+    shutil.copy(ROOT / "ddpg_continuous.py", matrix.code)
     flags = "--scripts", "ddpg", "--env-ids", "InvertedPendulum-v4,None-v0", "--seeds", 1
     extra = "--", "--eval-episodes", 1, "--learning-starts", 10**8, "--total-timesteps"
     launcher = matrix.start(*flags, *extra, 10**8)
     run_dir = matrix.folder / "runs" / "benchmark__ddpg__InvertedPendulum-v4__1"
     log = run_dir / "train.log"
-    wait_for(lambda: list(run_dir.glob("events*")), 60)
+    wait_for(lambda: list(run_dir.glob("events*")), 200)
     launcher.kill()
     launcher.wait()
     wait_for(lambda: "= stop, exit code 75" in log.read_text())
     launcher = matrix.start(*flags, *extra, 10**8)
-    wait_for(lambda: len(list(run_dir.glob("events*"))) == 2, 60)
+    wait_for(lambda: len(list(run_dir.glob("events*"))) == 2, 200)
     os.killpg(launcher.pid, signal.SIGINT)
-    assert matrix.finish(launcher).returncode == 130
+    assert matrix.finish(launcher, 200).returncode == 130
     assert matrix.alive() == {}
     first, second = map(int, re.findall(r"stopped at step (\d+)", log.read_text()))
     assert first < second
-    done = matrix.run(*flags, *extra, second + 100)
+    done = matrix.finish(matrix.start(*flags, *extra, second + 100), 200)
     assert done.returncode == 1
     assert done.out.count("failed with exit code 2") == 1
     assert "error: cannot make None-v0" in done.out
