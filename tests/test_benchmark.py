@@ -46,14 +46,13 @@ def wait_for(condition, seconds=30):
 class Matrix:
     """benchmark.sh beside stand-ins, and a folder with a space in its name to start it in."""
 
-    def __init__(self, folder: Path, scripts: Path = STANDIN):
+    def __init__(self, folder: Path):
         self.code, self.folder = folder / "the code", folder / "the runs"
         self.code.mkdir()
         self.folder.mkdir()
         shutil.copy(ROOT / "benchmark.sh", self.code)
         for name in SCRIPTS:
-            source = ROOT / f"{name}_continuous.py" if scripts == ROOT else scripts
-            shutil.copy(source, self.code / f"{name}_continuous.py")
+            shutil.copy(STANDIN, self.code / f"{name}_continuous.py")
         self.env, self.started = {}, []
 
     def start(self, *flags, **env):
@@ -254,13 +253,6 @@ def test_dry_run_prints_commands_that_work(matrix):
     assert len(done.out.splitlines()) == 7  # what is left
 
 
-@pytest.mark.parametrize("env_id", ["Hoper-v4", "Hopper-v9", "nowhere:Hopper-v4", "a b"])
-def test_dry_run_tells_a_misspelt_environment(matrix, env_id):
-    done = matrix.run("--env-ids", f"Hopper,{env_id}", "--dry-run")
-    assert (done.returncode, done.out) == (2, "")
-    assert re.fullmatch(f"error: cannot make {env_id}: .+\n", done.err)
-
-
 def test_first_seed_of_all_cells_comes_before_the_second_of_any(matrix):
     matrix.run(*["--env-ids", "A,B", "--seeds", "2", "--jobs", "1"], STEP_TIME=0)
     order = [name for _, name in sorted(matrix.events("start"))]
@@ -350,17 +342,13 @@ def test_failing_cells_are_reported_and_the_others_finish(matrix, backend):
     lines = [line for line in done.out.splitlines() if line.startswith("[")]
     assert sorted(line.split()[0] for line in lines) == ["[fail]"] * 4 + ["[ok]"] * 8
     assert [line.split()[1] for line in lines] == [f"{n}/12" for n in range(1, 13)]
-    assert all(re.search(r" in \d:\d\d:\d\d, \d:\d\d:\d\d left", line) for line in lines[:-1])
     report = done.out.split("\nfailed with ")[1:]
     assert {re.search(r"runs/(\S+)/train.log", text)[1] for text in report} == failing
     for text in report:
-        first, command, *rest = text.splitlines()
+        first, *rest = text.splitlines()
         assert first.startswith("exit code 1, log runs/")
-        assert shlex.split(command)[-2] == "--run-name"
         assert rest[:2] == ["  | step five", "  | error: told to fail"]
     assert "8 of 12 runs finished, 4 failed, 0 left" in done.out
-    again = done.out.splitlines()[-1]
-    assert shlex.split(again)[2:] == list(flags)
     # once mended they go on from their checkpoints, and nothing else runs
     assert matrix.run(*flags, STEP_TIME=0).returncode == 0
     assert len(matrix.events("start")) == 16
@@ -379,8 +367,7 @@ def test_signals_let_the_runs_save(matrix, backend, signum, code):
     done = matrix.finish(launcher, 50)  # less than they are granted
     assert done.returncode == code
     assert matrix.alive() == {}
-    assert "0 of 12 runs finished, 0 failed, 12 left\nto go on, the same command:" in done.out
-    assert shlex.split(done.out.splitlines()[-1])[2:] == list(flags)
+    assert "0 of 12 runs finished, 0 failed, 12 left\nto go on, the same command" in done.out
     assert done.out.count("[stop] ") == 2
     assert not list(matrix.folder.glob("runs/.benchmark/*"))
     for run_dir in matrix.run_dirs():
@@ -412,17 +399,11 @@ def test_ctrl_c_at_a_terminal(matrix):
         pass  # it is closed
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
     assert b"12 left" in printed
-    assert b"\x1b[7m" in printed  # the bar
     assert matrix.alive() == {}
     assert {d.name for d in matrix.run_dirs()} == {name for _, name in matrix.events("end")}
 
 
-def test_grace_is_a_number_of_seconds(matrix):
-    done = matrix.run(BENCHMARK_GRACE="2m")
-    assert (done.returncode, done.err.count("\n")) == (2, 1)
-    assert not matrix.run_dirs()
-
-
+@needs["parallel"]  # xargs has no such time-out
 def test_what_does_not_save_is_killed(matrix):
     flags = "--scripts", "ddpg,td3", "--seeds", 1, "--jobs", 2
     launcher = matrix.start(*flags, STEP_TIME=0.5, DEAF="*td3*", BENCHMARK_GRACE=2)
@@ -435,17 +416,16 @@ def test_what_does_not_save_is_killed(matrix):
 
 @both
 def test_killed_launcher(matrix, backend):
-    """Its runs go on, the same command waits for them, and no more than --jobs run at any time."""
+    """Its runs save and end; the same command goes on, with no more than --jobs at any time."""
     flags = "--env-ids", "A,B", "--seeds", 1, "--jobs", 2, "--backend", backend
-    launcher = matrix.start(*flags, STEP_TIME=0.1)
+    launcher = matrix.start(*flags, STEP_TIME=0.2)
     wait_for_starts(matrix, 2)
-    launcher.kill()
+    os.killpg(launcher.pid, signal.SIGKILL)  # as `kill -9 %1` in a shell
     launcher.wait()
-    time.sleep(0.3)
-    assert len(matrix.training()) == 2
-    done = matrix.run(*flags, STEP_TIME=0.1)
+    done = matrix.run(*flags, STEP_TIME=0.05)
     assert done.returncode == 0
-    assert len(matrix.events("start")) == 6  # none began anew
+    assert len(matrix.events("SIGTERM")) == 2
+    assert len(matrix.events("start")) == 8
     assert most_at_once(matrix) == 2
     matrix.check_never_twice()
     assert matrix.alive() == {}
@@ -460,30 +440,30 @@ def most_at_once(matrix, since=0.0):
 
 
 def test_run_already_going_with_other_arguments(matrix):
-    """It is neither waited for nor taken for a run with these."""
     flags = "--scripts", "ddpg", "--seeds", 1, "--", "--learning-rate"
-    first = matrix.start(*flags, 0.1, STEP_TIME=0.5)  # its first checkpoint takes a while
+    first = matrix.start(*flags, 0.1, STEP_TIME=0.2)  # its first checkpoint takes a while
     wait_for_starts(matrix, 1)
-    done = matrix.run(*flags, 0.2)
-    assert done.returncode == 1
-    assert "failed with exit code 3" in done.out
-    assert "error: another process is training in" in done.out
-    assert matrix.finish(first).returncode == 0
-    done = matrix.run(*flags, 0.2)
-    assert done.returncode == 2
-    assert "was made with the arguments --learning-rate 0.1;" in done.err
+    for _ in "now", "when it is finished":
+        done = matrix.run(*flags, 0.2)
+        assert (done.returncode, done.out) == (2, "")
+        assert "was made with the arguments --learning-rate 0.1;" in done.err
+        if first.poll() is None:
+            assert matrix.finish(first).returncode == 0
+    assert len(matrix.events("start")) == 1
 
 
-def test_killed_launcher_and_nothing_more(matrix):
-    """The engine ends when the runs do, and starts no other."""
-    launcher = matrix.start("--jobs", 2, STEP_TIME=0.05)
+@both
+def test_killed_launcher_and_nothing_more(matrix, backend):
+    """The runs save, no other starts, and nothing is left running."""
+    flags = "--jobs", 2, "--backend", backend
+    launcher = matrix.start(*flags, STEP_TIME=0.2)
     wait_for_starts(matrix, 2)
     launcher.kill()
     launcher.wait()
     wait_for(lambda: not matrix.alive(), 20)
-    assert len(matrix.results()) == len(matrix.events("start")) == 2
-    assert matrix.run("--jobs", 2, STEP_TIME=0).returncode == 0
-    assert len(matrix.events("start")) == 9
+    assert len(matrix.events("start")) == len(matrix.events("end")) == 2
+    assert not matrix.results()
+    matrix.check_never_twice()
 
 
 def survives(matrix, engine):
@@ -613,15 +593,18 @@ def test_status(matrix):
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = matrix.run(*flags, "--status")
     assert (done.returncode, done.err) == (0, "")
-    rows = [re.split(r"  +", line.strip()) for line in done.out.splitlines()]
-    assert rows == [
-        ["script", "environment", "seed 1", "seed 2"],
-        ["ddpg", "A", "finished", "-"],
-        ["ddpg", "ns/B", "-", "-"],
-        ["td3", "A", "failed 1", "-"],
-        ["td3", "ns/B", "stopped", "running"],
-        ["1 of 8 finished"],
-    ]
+    states = dict(reversed(line.split("  ", 1)) for line in done.out.splitlines()[:-1])
+    assert {name.strip(): state.strip() for name, state in states.items()} == {
+        "benchmark__ddpg__A__1": "finished",
+        "benchmark__ddpg__A__2": "-",
+        "benchmark__ddpg__ns-B__1": "-",
+        "benchmark__ddpg__ns-B__2": "-",
+        "benchmark__td3__A__1": "failed 1",
+        "benchmark__td3__A__2": "-",
+        "benchmark__td3__ns-B__1": "stopped",
+        "benchmark__td3__ns-B__2": "running",
+    }
+    assert done.out.endswith("\n1 of 8 finished\n")
     assert len(matrix.events("start")) == 2  # none by --status
 
 
@@ -678,14 +661,14 @@ def test_missing_engines(matrix, tmp_path):
 
 
 @needs["parallel"]
-def test_nothing_of_the_users_is_read_or_written(matrix, tmp_path):
+def test_settings_of_the_user_for_parallel_do_not_matter(matrix, tmp_path):
     home = tmp_path / "home"
     (home / ".parallel").mkdir(parents=True)
     (home / ".parallel" / "config").write_text("--dry-run\n")
     done = matrix.run("--seeds", 1, HOME=home, PARALLEL="--dry-run", STEP_TIME=0)
     assert done.returncode == 0
     assert "citation" not in (done.out + done.err).lower()
-    assert [path.name for path in home.rglob("*")] == [".parallel", "config"]
+    assert len(matrix.results()) == 3
 
 
 def test_reader_that_goes_away(matrix):
@@ -771,8 +754,6 @@ MaxStartups 100
 # one server and one cluster for all of their tests
 remote = [needs["parallel"], needs["ssh"], pytest.mark.xdist_group("hosts")]
 cluster = [needs["slurm"], pytest.mark.xdist_group("slurm")]
-on_hosts = pytest.param("hosts", marks=remote)
-on_slurm = pytest.param("slurm", marks=cluster)
 
 
 class TestHosts:
@@ -786,7 +767,9 @@ class TestHosts:
         assert done.out.count("[ok]") == len(matrix.results()) == 4
         assert done.out.count("failed with exit code 1, log runs/") == 2
         assert most_at_once(matrix) == 2
-        assert {node for d in matrix.run_dirs() for *_, node in matrix.diary(d)} == hosts.ports
+        diaries = [line for d in matrix.run_dirs() for line in matrix.diary(d)]
+        assert {node for *_, node in diaries} == hosts.ports
+        assert {threads for *_, threads, _ in diaries} == {"1"}
         assert matrix.run(*flags, STEP_TIME=0).returncode == 0
         matrix.check_never_twice()
 
@@ -807,7 +790,7 @@ class TestHosts:
             if "/parallel --plain" in command:
                 matrix.kill(pid)
         assert matrix.finish(launcher).returncode == 4
-        assert matrix.alive() == {}
+        wait_for(lambda: not matrix.alive())
         assert len(matrix.events("end")) == 2
         assert matrix.run("--seeds", 2, *hosts.flags, STEP_TIME=0).returncode == 0
         matrix.check_never_twice()
@@ -839,6 +822,7 @@ SlurmdParameters=config_overrides
 SchedulerParameters=bf_interval=1,sched_interval=1,batch_sched_delay=0
 ReturnToService=2
 KillWait=5
+MinJobAge=4
 SlurmdTimeout=5
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
@@ -882,13 +866,14 @@ class TestSlurm:
 
     def test_both_nodes_are_used_and_failures_reported(self, matrix, slurm):
         matrix.env = slurm.env
-        done = matrix.run(*TWELVE, *slurm.flags, FAIL="*__[dt]*__B-v1__*", STEP_TIME=0.1)
+        flags = "--env-ids", "A,B", "--seeds", 1, *slurm.flags
+        done = matrix.run(*flags, FAIL="*__[dt]*__B__*", STEP_TIME=0.1)
         assert done.returncode == 1
-        assert done.out.count("[ok]") == len(matrix.results()) == 8
-        assert done.out.count("failed with exit code 1, log runs/") == 4
+        assert done.out.count("[ok]") == len(matrix.results()) == 4
+        assert done.out.count("failed with exit code 1, log runs/") == 2
         assert most_at_once(matrix) == 2
         assert {node for d in matrix.run_dirs() for *_, node in matrix.diary(d)} == {"n1", "n2"}
-        assert matrix.run(*TWELVE, *slurm.flags, STEP_TIME=0).returncode == 0
+        assert matrix.run(*flags, STEP_TIME=0).returncode == 0
         matrix.check_never_twice()
 
     def test_sbatch_refuses(self, matrix, slurm):
@@ -957,47 +942,28 @@ class TestSlurm:
 
 
 # ---- The scripts themselves ----
-@pytest.fixture
-def engine(request):
-    """What to give the launcher for a backend."""
-    if request.param in ("hosts", "slurm"):
-        return request.getfixturevalue(request.param)
-    return SimpleNamespace(flags=["--backend", request.param, "--jobs", 2], env={})
-
-
-@pytest.mark.parametrize(
-    "engine",
-    [pytest.param("parallel", marks=needs["parallel"]), "xargs", on_hosts, on_slurm],
-    indirect=True,
-)
-def test_scripts(tmp_path, engine):
-    matrix = Matrix(tmp_path, ROOT)
-    matrix.env = engine.env
+def test_scripts_survive(matrix):
+    """The launcher is killed, the next one is stopped: the run saves, and goes on."""
+    shutil.copy(ROOT / "ddpg_continuous.py", matrix.code)
     flags = "--scripts", "ddpg", "--env-ids", "InvertedPendulum-v4,None-v0", "--seeds", 1
-    extra = "--", "--total-timesteps", 300, "--eval-episodes", 1
-    done = matrix.run(*flags, *engine.flags, *extra)
+    extra = "--", "--eval-episodes", 1, "--learning-starts", 10**8, "--total-timesteps"
+    launcher = matrix.start(*flags, *extra, 10**8)
+    run_dir = matrix.folder / "runs" / "benchmark__ddpg__InvertedPendulum-v4__1"
+    log = run_dir / "train.log"
+    wait_for(lambda: list(run_dir.glob("events*")), 200)
+    launcher.kill()
+    launcher.wait()
+    wait_for(lambda: "= stop, exit code 75" in log.read_text())
+    launcher = matrix.start(*flags, *extra, 10**8)
+    wait_for(lambda: len(list(run_dir.glob("events*"))) == 2, 200)
+    os.killpg(launcher.pid, signal.SIGINT)
+    assert matrix.finish(launcher, 200).returncode == 130
+    assert matrix.alive() == {}
+    first, second = map(int, re.findall(r"stopped at step (\d+)", log.read_text()))
+    assert first < second
+    done = matrix.finish(matrix.start(*flags, *extra, second + 100), 200)
     assert done.returncode == 1
     assert done.out.count("failed with exit code 2") == 1
     assert "error: cannot make None-v0" in done.out
-    (result,) = matrix.folder.glob("runs/*/result.json")
-    assert json.loads(result.read_text())["step"] == 300
-
-
-def test_scripts_survive(tmp_path):
-    """The launcher is killed, the next one is stopped: the run saves, and goes on."""
-    matrix = Matrix(tmp_path, ROOT)
-    flags = "--scripts", "ddpg", "--env-ids", "InvertedPendulum-v4", "--seeds", 1
-    extra = "--", "--eval-episodes", 1, "--total-timesteps"
-    launcher = matrix.start(*flags, *extra, 10**8)
-    wait_for(lambda: list(matrix.folder.glob("runs/*/events*")), 60)
-    launcher.kill()
-    launcher.wait()
-    launcher = matrix.start(*flags, *extra, 10**8)
-    (log,) = matrix.folder.glob("runs/*/train.log")
-    wait_for(lambda: "another process" in log.read_text(), 60)
-    os.killpg(launcher.pid, signal.SIGINT)
-    assert matrix.finish(launcher).returncode == 130
-    assert not matrix.training()
-    steps = int(re.search(r"stopped at step (\d+)", log.read_text())[1]) + 100
-    assert matrix.run(*flags, *extra, steps).returncode == 0
-    assert json.loads((log.parent / "result.json").read_text())["step"] == steps
+    assert json.loads((run_dir / "result.json").read_text())["step"] == second + 100
+    assert [path.parent for path in matrix.folder.glob("runs/*/result.json")] == [run_dir]
