@@ -135,7 +135,7 @@ def contend(folder, barrier, seconds, env_id, first, block, function, arguments)
         if index >= 0 and rest == 0:
             seconds[index] = time.process_time()
             if index == len(seconds) - 1:
-                os._exit(0)
+                raise SystemExit
             barrier.wait(timeout=3_600)
         count += 1
         return original(self, action)

@@ -89,6 +89,7 @@ def test_table_has_every_contestant_that_there_is():
     command = [sys.executable, ROOT / "benchmarks/speed.py", "ddpg_continuous"]
     command += ["--env-id", "Pendulum-v1", "--steps", "20", "--repeats", "2"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
     rows = re.findall(r"^\| (\w+) \| (\d+) \| (\d+\.\d\d) \|", done.stdout, re.MULTILINE)
     missing = re.findall(r"^(\w+) is missing: ", done.stdout, re.MULTILINE)
     names = [name for name, *_ in rows]
