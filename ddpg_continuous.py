@@ -368,6 +368,7 @@ class Run(ExitStack):
         if not self.args.compile:
             return function
         torch._dynamo.config.trace_autograd_ops = True
+        torch._inductor.config.cpp.vec_isa_ok = True  # believe the processor: trying is slow
         return torch.compile(function, fullgraph=True)
 
     def open_folder(self) -> None:

@@ -1,357 +1,249 @@
-"""Where the time of a training step goes, how far that is from bare arithmetic and from SB3.
+"""How fast a script trains, against Stable-Baselines3, SBX and CleanRL at equal work.
 
-python benchmarks/speed.py [td3_continuous] [--compile] [--threads 2]
-python benchmarks/speed.py sac_continuous --against-sb3
+    python benchmarks/speed.py td3_continuous --compile
+    python benchmarks/speed.py a3c_continuous
 
-Prints one table; docs/performance.md defines its figures.
+All train at the same time, each in a process with one thread, on one core that they share, so that
+whatever else the machine does meets all alike. What counts is a process's own processor time,
+start-up and compiling left out; a ratio above 1 is how many times as fast the script is.
+`a3c_continuous` is compared with itself: two workers, one, two runs. See docs/performance.md.
 """
 
-import contextlib
-import importlib
-import io
-import re
+import importlib.util
+import multiprocessing
+import os
+import runpy
+import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections import Counter
 from dataclasses import dataclass
-from itertools import pairwise
+from math import ceil
 from pathlib import Path
 from statistics import median, quantiles
-from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
-import stable_baselines3 as sb3
 import torch
 import tyro
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import NormalActionNoise
-from stable_baselines3.common.type_aliases import ReplayBufferSamples
-from torch.optim.optimizer import register_optimizer_step_post_hook as after_optimizer_step
+from stable_baselines3.common.vec_env import VecNormalize
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ROOT = Path(__file__).resolve().parents[1]
-WARM_UP = 1_000
+RANDOM_STEPS = 1_000  # of the off-policy scripts, before they learn
+FOREVER = 10_000_000  # steps; a contestant is stopped long before
+IN_ALL = "ddpg_continuous", "td3_continuous", "sac_continuous", "ppo_continuous"  # SB3 has A2C too
 
 
 @dataclass
-class Options:
+class Args:
     script: tyro.conf.Positional[str] = "ddpg_continuous"  # the script to measure, without .py
     env_id: str = "HalfCheetah-v4"  # id of the environment
-    threads: int = 1  # CPU threads of PyTorch (the table's last line measures two against one)
-    compile: bool = False  # measure the script with its --compile
-    against_sb3: bool = False  # only the comparison with SB3
-    steps: int = 2_000  # environment steps of a measurement
-    repeats: int = 5  # measurements of each kind, at least 2; the table shows medians
+    compile: bool = False  # measure the script with its --compile; without it is "eager"
+    cleanrl: Path | None = None  # a folder with CleanRL (git clone github.com/vwxyzjn/cleanrl)
+    steps: int = 500  # environment steps of a measurement, or more: whole iterations
+    repeats: int = 7  # measurements, at least 2; the table shows medians and quartiles
 
 
-def run(module, options, timesteps, **changes):
-    """Run the script's own `train` in a temporary folder and return its seconds."""
-    fixed = dict(cuda=False, learning_starts=WARM_UP, eval_interval=0, checkpoint_interval=0)
-    own = dict(env_id=options.env_id, torch_threads=options.threads, compile=options.compile)
-    args = module.Args(total_timesteps=timesteps, eval_episodes=1, **(fixed | own | changes))
-    silent = contextlib.redirect_stdout(io.StringIO())
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), silent:
-        start = time.perf_counter()
-        module.train(args)
-        return time.perf_counter() - start
+def fail(message: str, code: int = 2):
+    """Exit with one line: code 2 for bad input, 1 for what went wrong."""
+    print("error:", " ".join(message.split()), file=sys.stderr)
+    raise SystemExit(code)
 
 
-def run_sb3(algorithm, options, timesteps):
-    """Do the same work with SB3 and return its seconds."""
-    start = time.perf_counter()
-    torch.set_num_threads(options.threads)
-    env = gym.make(options.env_id)
-    shape = env.action_space.shape
-    noise = NormalActionNoise(np.zeros(shape), np.full(shape, 0.1))
-    if algorithm is sb3.SAC:
-        noise = None
-    same = dict(learning_rate=3e-4, batch_size=256, tau=0.005, gamma=0.99, buffer_size=1_000_000)
-    nets = dict(net_arch=[256, 256], activation_fn=torch.nn.ReLU)
-    model = algorithm(
-        "MlpPolicy", env, learning_starts=WARM_UP, train_freq=1, gradient_steps=1, **same,
-        action_noise=noise, policy_kwargs=nets, device="cpu", seed=1,
-    )  # fmt: skip
-    model.learn(timesteps, log_interval=None)
-    return time.perf_counter() - start
+# ---- Contestants: each trains until it is stopped ----
+def settings(script, env_id, **changes):
+    """Return the script's Args, with its defaults in all that is not about a run's start and end.
 
-
-def marginal(options, run_to):
-    """Return the seconds that a further environment step takes, long after learning started."""
-    short = WARM_UP + 500
-    return (run_to(short + options.steps) - run_to(short)) / options.steps
-
-
-def in_turn(options, run_a, run_b, block=100):
-    """Return the seconds a step of two runs, block by block: (blocks, 2).
-
-    Both go on in one process, in turn, `block` steps each, so that what else happens on the machine
-    meets both alike. The clock is read in the environment's `step`, from 500 steps after
-    WARM_UP on.
+    The actor and the targets are updated as often as in SB3: by DDPG at every update.
     """
-    env_class = type(gym.make(options.env_id).unwrapped)
-    original, total = env_class.step, WARM_UP + 500 + options.steps * options.repeats
-    may_run = {run_a: threading.Semaphore(1), run_b: threading.Semaphore(0)}
-    seconds, mine = {run_a: [], run_b: []}, threading.local()
+    module = importlib.import_module(script)
+    own = {"policy_frequency": 1} if script == "ddpg_continuous" else {}
+    own |= {"learning_starts": RANDOM_STEPS} if hasattr(module.Args, "learning_starts") else {}
+    own |= dict(env_id=env_id, total_timesteps=FOREVER, cuda=False, checkpoint_interval=0)
+    return module.Args(eval_interval=0, eval_episodes=1, **own, **changes)
+
+
+def run_script(script, env_id, compile):
+    importlib.import_module(script).train(settings(script, env_id, compile=compile))
+
+
+def run_library(name, script, env_id):
+    """Do the script's work with SB3 or SBX, which take the same arguments."""
+    args, stem = settings(script, env_id), script.removesuffix("_continuous")
+    same = dict(learning_rate=args.learning_rate, gamma=args.gamma, device="cpu", seed=1)
+    env = make_vec_env(env_id, n_envs=args.num_envs, seed=1)
+    if stem in ("ppo", "a2c"):
+        width, env = 64, VecNormalize(env, gamma=args.gamma)
+        same |= dict(n_steps=args.num_steps, gae_lambda=args.gae_lambda, ent_coef=args.ent_coef)
+        same |= dict(vf_coef=args.vf_coef, max_grad_norm=args.max_grad_norm)
+    else:
+        width, shape = 256, env.action_space.shape
+        same |= dict(batch_size=args.batch_size, tau=args.tau, buffer_size=args.buffer_size)
+        same |= dict(learning_starts=RANDOM_STEPS, train_freq=1, gradient_steps=1)
+    if stem == "ppo":
+        batch_size = args.num_envs * args.num_steps // args.num_minibatches
+        same |= dict(n_epochs=args.update_epochs, batch_size=batch_size)
+        same |= dict(clip_range=args.clip_coef, clip_range_vf=args.clip_coef)
+    if stem in ("ddpg", "td3"):
+        same["action_noise"] = NormalActionNoise(np.zeros(shape), np.full(shape, 0.1))
+    algorithm = getattr(importlib.import_module(name), stem.upper())
+    nets = dict(net_arch=[width, width])  # ReLU and tanh are the defaults of both
+    algorithm("MlpPolicy", env, policy_kwargs=nets, **same).learn(FOREVER, log_interval=None)
+
+
+def run_cleanrl(folder, script, env_id):
+    """Do the script's work with CleanRL's, whose SAC makes two updates of the actor at a time."""
+    step, transform = gym.vector.SyncVectorEnv.step, gym.wrappers.TransformObservation
+
+    def old_step(self, actions):  # before Gymnasium 1.0 a reset came with the last step
+        result = step(self, actions)
+        result[4]["final_observation"] = result[0]
+        return result
+
+    gym.vector.SyncVectorEnv.step = old_step
+    gym.wrappers.TransformObservation = lambda env, function: transform(env, function, None)
+    path = folder / "cleanrl" / f"{script}_action.py"
+    sys.argv = [str(path), f"--env-id={env_id}", f"--total-timesteps={FOREVER}", "--no-cuda"]
+    if script != "ppo_continuous":
+        sys.argv.append(f"--learning-starts={RANDOM_STEPS}")
+    if script == "ddpg_continuous":
+        sys.argv.append("--policy-frequency=1")  # all other defaults are the script's
+    sys.path.insert(0, str(folder))  # for its cleanrl_utils
+    runpy.run_path(str(path), run_name="__main__")
+
+
+# ---- Measurement ----
+def contend(folder, barrier, seconds, env_id, first, block, function, arguments):
+    """Train, and read the process's clock at environment step `first` and every `block` from there.
+
+    There each waits for the slowest, so that all begin a block together, and stops at the last.
+    """
+    folder.mkdir()
+    os.chdir(folder)
+    log = os.open("log", os.O_CREAT | os.O_WRONLY)
+    os.dup2(log, 1), os.dup2(log, 2)
+    torch.set_num_threads(1)
+    env_class = type(gym.make(env_id).unwrapped)
+    original, count = env_class.step, 0
 
     def step(self, action):
-        if not hasattr(mine, "count"):
-            mine.count = 0
-            may_run[mine.run].acquire()
-        elif mine.count % block == 0:
-            if WARM_UP + 500 < mine.count <= total:
-                seconds[mine.run].append((time.perf_counter() - mine.since) / block)
-            may_run[mine.other].release()
-            may_run[mine.run].acquire()
-        if mine.count % block == 0:
-            mine.since = time.perf_counter()
-        mine.count += 1
+        nonlocal count
+        index, rest = divmod(count - first, block)
+        if index >= 0 and rest == 0:
+            seconds[index] = time.process_time()
+            if index == len(seconds) - 1:
+                raise SystemExit
+            barrier.wait(timeout=3_600)
+        count += 1
         return original(self, action)
-
-    def go(run, other):
-        mine.run, mine.other = run, other
-        try:
-            run(total)
-        finally:
-            may_run[other].release(1_000_000)
 
     env_class.step = step
     try:
-        beside = threading.Thread(target=go, args=(run_b, run_a), daemon=True)
-        beside.start()
-        go(run_a, run_b)  # here, because only a main thread can handle signals
-        beside.join()
+        function(*arguments)
+        raise RuntimeError("it ended before it was measured")
     finally:
-        env_class.step = original
-    return list(zip(*seconds.values(), strict=False))
+        barrier.abort()  # or the others would wait
 
 
-def matrix_products(obs_dim, act_dim, critics, batch=256, width=256):
-    """Return two lists of matrix products (a, b, out): all that a critic and an actor update need.
+def compare(contestants, env_id, first, block, repeats):
+    """Return the seconds a step of each contestant, (contestants, repeats).
 
-    Nothing else is in them: no bias, activation, loss, optimizer or autograd, no allocation.
+    A contestant is a function that trains until it is stopped, with its arguments, by name.
     """
-
-    def product(a, b):
-        return a, b, torch.empty(a.shape[0], b.shape[1])
-
-    def net(*dims):
-        return [(torch.randn(batch, i), torch.randn(o, i)) for i, o in pairwise(dims)]
-
-    def forward(layers):
-        return [product(x, weight.t()) for x, weight in layers]
-
-    def input_grads(layers):
-        return [product(torch.randn(batch, weight.shape[0]), weight) for _, weight in layers]
-
-    def weight_grads(layers):
-        return [product(torch.randn(batch, weight.shape[0]).t(), x) for x, weight in layers]
-
-    actor, qf = net(obs_dim, width, width, act_dim), net(obs_dim + act_dim, width, width, 1)
-    action_grad = [(None, qf[0][1][:, obs_dim:])]
-    critic_update = forward(actor)
-    for _ in range(critics):
-        critic_update += forward(qf) * 2 + weight_grads(qf) + input_grads(qf[1:])
-    actor_update = forward(actor) + forward(qf) + input_grads(action_grad + qf[1:])
-    actor_update += weight_grads(actor) + input_grads(actor[1:])
-    return critic_update, actor_update
+    context, processes, clocks = multiprocessing.get_context("spawn"), [], []
+    barrier, allowed = context.Barrier(len(contestants)), os.sched_getaffinity(0)
+    with tempfile.TemporaryDirectory() as folder:
+        os.sched_setaffinity(0, {max(allowed)})  # which the processes inherit
+        for name, (function, *arguments) in contestants.items():
+            clocks.append(context.Array("d", repeats + 1, lock=False))
+            rest = barrier, clocks[-1], env_id, first, block, function, arguments
+            processes.append(context.Process(target=contend, args=(Path(folder, name), *rest)))
+            processes[-1].start()
+        os.sched_setaffinity(0, allowed)
+        for process in processes:
+            process.join()
+        for name, process in zip(contestants, processes, strict=True):
+            last = Path(folder, name, "log").read_text().strip().split("\n")[-1]
+            if process.exitcode and "BrokenBarrierError" not in last:  # that is another's fault
+                fail(f"{name} failed: {last or process.exitcode}", code=1)
+    return np.diff(clocks) / block
 
 
-def split(module, options, block=200):
-    """Run `train` and return the median seconds a step of each part of the loop and of its floor.
-
-    The clock is read where the loop calls a library, which leaves the script untouched. After each
-    `block` of steps the matrix products are timed for as many updates, in the same process.
-    """
-    seconds, blocks, floors, updates = Counter(), [], [], 0
-    part, since = "", 0.0
-
-    def begin(name):
-        nonlocal part, since
-        now = time.perf_counter()
-        seconds[part] += now - since
-        part, since = name, now
-
-    def within(name, function, after="act, log"):
-        def timed(*args, **kwargs):
-            begin(name)
-            result = function(*args, **kwargs)
-            begin(after)
-            return result
-
-        return timed
-
-    def make_envs(*args, **kwargs):
-        envs = original["make_envs"](*args, **kwargs)
-        spaces = envs.single_observation_space, envs.single_action_space
-        products = matrix_products(*(space.shape[0] for space in spaces), critics)
-        floors[:] = zip(("critic floor", "actor floor"), products, (block, block // 2), strict=True)
-        envs.step, envs.reset = (within("environment", f) for f in (envs.step, envs.reset))
-        return envs
-
-    class TimedReplayBuffer(module.ReplayBuffer):
-        def add(self, *args):
-            nonlocal updates
-            begin("")
-            if updates and updates % block == 0:
-                for name, products, times in floors:
-                    begin(name)
-                    for _ in range(times):
-                        for a, b, out in products:
-                            torch.mm(a, b, out=out)
-                begin("")
-                blocks.append({name: value / block for name, value in seconds.items()})
-                seconds.clear()
-            begin("replay: add")
-            super().add(*args)
-            begin("act, log")
-
-        def sample(self, *args):
-            nonlocal updates
-            begin("replay: sample")
-            data = super().sample(*args)
-            updates += 1
-            begin("critic update")
-            return data
-
-    def after_step(optimizer, *_):
-        if part == "actor update":
-            begin("act, log")
-        else:  # `update` starts at WARM_UP, which is even
-            begin("actor update" if updates % 2 else "act, log")
-
-    critics = sum(name.startswith("qf") for name in dir(module.Networks(1, 1, [-1], [1]))) // 2
-    patches = dict(
-        make_envs=make_envs,
-        ReplayBuffer=TimedReplayBuffer,
-        polyak_update=within("Polyak", module.polyak_update),
-    )
-    original = {name: getattr(module, name) for name in patches}
-    hook = after_optimizer_step(after_step)
-    vars(module).update(patches)
-    try:
-        run(module, options, WARM_UP + options.steps * options.repeats, policy_frequency=2)
-    finally:
-        vars(module).update(original)
-        hook.remove()
-    blocks = blocks[1:]  # the first has start-up in it
-    return {name: median(b.get(name, 0) for b in blocks) for name in blocks[0] if name}
+def measure(args):
+    """Return the unit and each contestant's name, times of a step and ratios to the script's."""
+    script, own = args.script, (args.script, args.env_id)
+    contestants = {"script": (run_script, *own, args.compile)}
+    if args.compile:
+        contestants["eager"] = run_script, *own, False
+    if script in (*IN_ALL, "a2c_continuous"):
+        contestants["SB3"] = run_library, "stable_baselines3", *own
+    if script in IN_ALL and importlib.util.find_spec("sbx"):
+        contestants["SBX"] = run_library, "sbx", *own
+    elif script in IN_ALL:
+        print("SBX is missing: pip install sbx-rl")
+    if script in IN_ALL and args.cleanrl:
+        contestants["CleanRL"] = run_cleanrl, args.cleanrl.resolve(), *own
+    elif script in IN_ALL:
+        print("CleanRL is missing: git clone https://github.com/vwxyzjn/cleanrl, --cleanrl cleanrl")
+    one = settings(*own)
+    iteration = getattr(one, "steps_per_iteration", getattr(one, "num_steps", 1)) * one.num_envs
+    first, block = (ceil(n / iteration) * iteration for n in (RANDOM_STEPS + 500, args.steps))
+    times = compare(contestants, args.env_id, first, block, args.repeats)
+    return "µs a step", contestants, times * 1e6, times / times[0]
 
 
-def updates_alone(module, options, block=50):
-    """Return the median seconds a step of updates back to back on one batch, and of their floor."""
-    torch.set_num_threads(options.threads)
-    envs = module.make_envs(module.Args(env_id=options.env_id), 1)
-    space = envs.single_action_space
-    obs_dim, act_dim = envs.single_observation_space.shape[0], space.shape[0]
-    nets = module.Networks(obs_dim, act_dim, space.low, space.high)
-    critics = [name for name, _ in nets.named_children() if re.fullmatch(r"qf\d", name)]
-    pairs = [(getattr(nets, name), getattr(nets, f"{name}_target")) for name in critics]
-    q_parameters = [parameter for qf, _ in pairs for parameter in qf.parameters()]
-    q_optimizer = torch.optim.Adam(q_parameters, lr=3e-4, fused=True)
-    actor_optimizer = torch.optim.Adam(nets.actor.parameters(), lr=3e-4, fused=True)
-    pairs.append((nets.actor, nets.target_actor))
-    obs, next_obs, flags = torch.randn(256, obs_dim), torch.randn(256, obs_dim), torch.zeros(256, 1)
-    actions, rewards = torch.rand(256, act_dim) * 2 - 1, torch.randn(256, 1)
-    data, args = ReplayBufferSamples(obs, actions, next_obs, flags, rewards), module.Args()
-    functions = module.critic_backward, module.actor_backward
-    run = SimpleNamespace(args=options)
-    critic_gradient, actor_gradient = (module.Run.compile(run, f) for f in functions)
-
-    def update():
-        for _ in range(2):
-            q_optimizer.zero_grad()
-            critic_gradient(nets, data, args)
-            q_optimizer.step()
-        actor_optimizer.zero_grad()
-        actor_gradient(nets, data, args)
-        actor_optimizer.step()
-        for net, target in pairs:
-            module.polyak_update(net, target, args.tau)
-
-    critic, actor = matrix_products(obs_dim, act_dim, len(critics))
-
-    def products():
-        for a, b, out in critic + critic + actor:
-            torch.mm(a, b, out=out)
-
-    times = {update: [], products: []}
-    for _ in range(4 * options.repeats):
-        for work, seconds in times.items():
-            start = time.perf_counter()
-            for _ in range(block):
-                work()
-            seconds.append((time.perf_counter() - start) / block / 2)
-    return [median(seconds[2:]) for seconds in times.values()]
+# ---- A3C against itself, by the clock on the wall ----
+def a3c_speed(args, runs, workers):
+    """Return the sum over `runs` at once of steps a second, when all workers have long started."""
+    words = f"--env-id {args.env_id} --num-workers {workers} --eval-interval 0 --eval-episodes 1"
+    words += f" --total-timesteps {40 * args.steps * workers} --checkpoint-interval 0"
+    words += " --compile" * args.compile
+    command = [sys.executable, ROOT / "a3c_continuous.py", *words.split()]
+    with tempfile.TemporaryDirectory() as folder:
+        where = dict(cwd=folder, stdout=subprocess.DEVNULL)
+        names = [f"run-{i}" for i in range(runs)]
+        started = [subprocess.Popen([*command, "--run-name", name], **where) for name in names]
+        if any([process.wait() for process in started]):
+            fail("a3c_continuous failed, see above", code=1)
+        logs = [EventAccumulator(f"{folder}/runs/{name}").Reload() for name in names]
+    speeds = [[event.value for event in log.Scalars("charts/SPS")] for log in logs]
+    return sum(median(values[len(values) // 2 :]) for values in speeds)
 
 
-def breakdown(module, options):
-    """Return the table's lines on the parts of a step."""
-    parts = split(module, options)
-    floors = {name: parts.pop(f"{name} floor") for name in ("critic", "actor")}
-    against = "matrix products"
-    rows = [
-        ("act, log", parts["act, log"]),
-        ("environment", parts["environment"]),
-        ("replay: add", parts["replay: add"]),
-        ("replay: sample", parts["replay: sample"]),
-        ("critic update", parts["critic update"], against, floors["critic"]),
-        ("actor update, half of one", parts["actor update"], against, floors["actor"]),
-        ("Polyak, half of one", parts["Polyak"]),
-        ("whole step", sum(parts.values())),
-    ]
-    learn = sum(value for _, value, *_ in rows[3:7])
-    rows.append(("sample to Polyak", learn, against, sum(floors.values())))
-    alone, floor = updates_alone(module, options)
-    rows.append(("updates back to back", alone, against, floor, "70 %"))
-    return rows
+def measure_a3c(args):
+    """Return the unit and the names, speeds and ratios of one worker and of two."""
+    kinds = {"1 worker": (1, 1), "2 workers": (1, 2), "2 runs at once": (2, 1)}
+    rounds = [[a3c_speed(args, *kind) for kind in kinds.values()] for _ in range(args.repeats)]
+    speeds = np.array(rounds).T
+    return "steps a second", kinds, speeds, speeds / speeds[0]
 
 
-def main(options: Options):
+def main(args: Args):
+    gym.logger.min_level = gym.logger.ERROR  # nothing about v4, which is the user's choice
     sys.path.insert(0, str(ROOT))
-    module = importlib.import_module(options.script)
-    peers = {"ddpg": (sb3.DDPG, 1, "130 %"), "td3": (sb3.TD3, 2, "115 %")}
-    peers["sac"] = sb3.SAC, 1, "160 %" if options.compile else "130 %"
-    algorithm, frequency, bar = peers[options.script.split("_")[0]]
-
-    def ours(timesteps):
-        return run(module, options, timesteps, policy_frequency=frequency)
-
-    def theirs(timesteps):
-        return run_sb3(algorithm, options, timesteps)
-
-    def two_threads(timesteps):
-        return run(module, options, timesteps, torch_threads=2)
-
-    def one_thread(timesteps):
-        return run(module, options, timesteps, torch_threads=1)
-
-    def marginals():
-        # first what only a first run does
-        two_threads(WARM_UP + 50), one_thread(WARM_UP + 50)
-        runs = two_threads, one_thread
-        return [[marginal(options, run) for run in runs] for _ in range(options.repeats)]
-
-    rows = [] if options.against_sb3 else breakdown(module, options)
-    name, against = f"step, policy frequency {frequency}", f"SB3's {algorithm.__name__}"
-    pairs = [(name, against, bar, in_turn(options, ours, theirs))]
-    if not options.against_sb3:
-        pairs.append(("step, 2 threads", "1 thread", "130 %", marginals()))
-    for name, against, bar, times in pairs:
-        a, b = (median(column) for column in zip(*times, strict=True))
-        low, ratio, high = quantiles((b / a for a, b in times), n=4)
-        rows.append((name, a, against, b, bar, f"{ratio:.0%} [{low:.0%}, {high:.0%}]"))
-
-    title = f"{options.script}, {options.env_id}, {options.threads} thread(s)"
-    title += ", compiled" * options.compile
-    print(f"| {title} | µs a step | against | µs a step | ratio | bar |")
-    print("|---|--:|---|--:|--:|--:|")
-    for name, value, *rest in rows:
-        against, other, bar, ratio = [*rest, "", "", "", ""][:4]
-        if other:
-            other, ratio = f"{other * 1e6:.0f}", ratio or f"{other / value:.0%}"
-        print(f"| {name} | {value * 1e6:.0f} | {against} | {other} | {ratio} | {bar} |")
+    scripts = sorted(path.stem for path in ROOT.glob("*_continuous.py"))
+    if args.script not in scripts:
+        fail(f"there is no script {args.script}, but {', '.join(scripts)}")
+    if args.steps < 1 or args.repeats < 2:
+        fail("--steps must be at least 1 and --repeats at least 2")
+    if args.cleanrl and not (args.cleanrl / "cleanrl").is_dir():
+        fail(f"{args.cleanrl} has no folder cleanrl")
+    if not hasattr(os, "sched_setaffinity"):
+        fail("only Linux lets a process choose its core")
+    try:
+        gym.make(args.env_id).close()
+    except Exception as error:
+        fail(f"cannot make {args.env_id}: {error}")
+    unit, *columns = (measure_a3c if args.script == "a3c_continuous" else measure)(args)
+    title = f"{args.script}, {args.env_id}" + ", compiled" * args.compile
+    print(f"| {title} | {unit} | ratio | quartiles |\n|---|--:|--:|--:|")
+    for name, values, ratios in zip(*columns, strict=True):
+        low, middle, high = quantiles(ratios, n=4, method="inclusive")
+        print(f"| {name} | {median(values):.0f} | {middle:.2f} | {low:.2f}, {high:.2f} |")
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    main(tyro.cli(Args, description=__doc__))

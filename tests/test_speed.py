@@ -1,0 +1,139 @@
+"""benchmarks/speed.py measures a contestant's own work; bad input costs a line."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import tyro
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import speed
+
+LINUX = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cannot choose a core")
+
+
+def work(start, busy, idle):
+    """Step Pendulum, each time after `busy` seconds of computing and `idle` of sleep."""
+
+    def compute(seconds):
+        end = time.process_time() + seconds
+        while time.process_time() < end:
+            pass
+
+    env = gym.make("Pendulum-v1").unwrapped
+    env.reset(seed=1)
+    compute(start)
+    while True:
+        compute(busy)
+        time.sleep(idle)
+        env.step(np.zeros(1))
+
+
+def give_up():
+    raise ValueError("no such algorithm")
+
+
+@LINUX
+def test_time_of_a_step_is_the_processors_own():
+    """Neither start-up counts, nor sleep, nor what the others on the core do."""
+    workers = {"one": (work, 0.5, 0.002, 0), "three": (work, 0, 0.006, 0)}
+    workers["sleepy"] = work, 0, 0.002, 0.01
+    times = speed.compare(workers, "Pendulum-v1", first=10, block=25, repeats=3)
+    assert times.shape == (3, 3)
+    one, three, sleepy = np.median(times, axis=1)
+    assert 0.002 <= one < 0.004
+    assert three / one == pytest.approx(3, rel=0.25)
+    assert sleepy / one == pytest.approx(1, rel=0.25)
+
+
+@LINUX
+def test_contestant_that_fails_ends_all_and_is_named(capsys):
+    workers = {"worker": (work, 0, 0.001, 0), "loser": (give_up,)}
+    with pytest.raises(SystemExit) as exit_info:
+        speed.compare(workers, "Pendulum-v1", first=10, block=25, repeats=2)
+    assert exit_info.value.code == 1
+    assert capsys.readouterr().err == "error: loser failed: ValueError: no such algorithm\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"script": "dqn_continuous"}, "there is no script dqn_continuous"),
+        ({"script": "plot"}, "there is no script plot"),
+        ({"steps": 0}, "--steps"),
+        ({"repeats": 1}, "--repeats"),
+        ({"cleanrl": ROOT / "nowhere"}, "nowhere has no folder cleanrl"),
+        ({"env_id": "Nowhere-v0"}, "cannot make Nowhere-v0"),
+    ],
+)
+def test_bad_input_costs_one_line(options, message, capsys, monkeypatch):
+    monkeypatch.setattr(gym.logger, "min_level", gym.logger.min_level)
+    with pytest.raises(SystemExit) as exit_info:
+        speed.main(speed.Args(**options))
+    assert exit_info.value.code == 2
+    out, err = capsys.readouterr()
+    assert message in err
+    assert err.startswith("error: ")
+    assert (out, err.count("\n")) == ("", 1)
+
+
+@LINUX
+def test_table_has_every_contestant_that_there_is():
+    command = [sys.executable, ROOT / "benchmarks/speed.py", "ddpg_continuous"]
+    command += ["--env-id", "Pendulum-v1", "--steps", "20", "--repeats", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    rows = re.findall(r"^\| (\w+) \| (\d+) \| (\d+\.\d\d) \|", done.stdout, re.MULTILINE)
+    missing = re.findall(r"^(\w+) is missing: ", done.stdout, re.MULTILINE)
+    names = [name for name, *_ in rows]
+    assert names[:2] == ["script", "SB3"]
+    assert sorted(names + missing) == ["CleanRL", "SB3", "SBX", "script"]
+    assert rows[0][2] == "1.00"
+    assert all(int(microseconds) > 100 for _, microseconds, _ in rows)
+
+
+def test_script_is_measured_with_its_own_settings(script):
+    """But for a run's start and end; and DDPG delays nothing, since SB3's has no setting for it."""
+    args = vars(speed.settings(script.__name__, "Pendulum-v1"))
+    changed = {name for name, value in vars(script.Args()).items() if args[name] != value}
+    ends = {"env_id", "total_timesteps", "checkpoint_interval", "eval_interval", "eval_episodes"}
+    own = {"policy_frequency"} if script.__name__ == "ddpg_continuous" else set()
+    assert changed <= ends | own | {"cuda", "learning_starts"}
+    assert own <= changed
+
+
+FAKE_A3C = """
+import sys
+from torch.utils.tensorboard import SummaryWriter
+
+writer = SummaryWriter("runs/" + sys.argv[sys.argv.index("--run-name") + 1])
+workers = int(sys.argv[sys.argv.index("--num-workers") + 1])
+for step, speed in enumerate([1, 1, 10 * workers, 10 * workers]):
+    writer.add_scalar("charts/SPS", speed, step)
+writer.close()
+"""
+
+
+def test_a3c_speed_is_the_sum_over_runs_that_have_long_started(tmp_path, monkeypatch):
+    (tmp_path / "a3c_continuous.py").write_text(FAKE_A3C)
+    monkeypatch.setattr(speed, "ROOT", tmp_path)
+    assert speed.a3c_speed(speed.Args(), runs=2, workers=3) == 60
+
+
+def printed_commands():
+    pages = ROOT / "README.md", ROOT / "benchmarks/speed.py", *sorted((ROOT / "docs").glob("*.md"))
+    for page in pages:
+        yield from re.findall(r"python benchmarks/speed\.py([^#`\n]*)", page.read_text())
+
+
+@pytest.mark.parametrize("flags", sorted(set(printed_commands())))
+def test_printed_command_is_understood(flags):
+    args = tyro.cli(speed.Args, args=shlex.split(flags))
+    assert (ROOT / f"{args.script}.py").exists()
