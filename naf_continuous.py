@@ -54,7 +54,7 @@ class Args:
     learning_rate: float = 1e-3  # learning rate of the Adam optimizer
     buffer_size: int = 1_000_000  # transitions that the replay buffer holds
     gamma: float = 0.99  # discount factor γ
-    tau: float = 0.005  # Polyak coefficient τ of the target networks
+    tau: float = 0.002  # Polyak coefficient τ of the target networks
     batch_size: int = 100  # transitions in an update
     exploration_noise: float = 0.3  # its standard deviation, relative to half the action range
     learning_starts: int = 1_000  # steps of uniformly random actions before learning starts
