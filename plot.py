@@ -129,10 +129,11 @@ def read_run(run_dir: Path, args: Args) -> pd.DataFrame:
 def read_csv(path: Path, tag: str) -> list[pd.DataFrame]:
     """Return the points of each run in a curves.csv."""
     header = [*RUN, "step", "hours", tag, f"{tag}_std"]
-    types = dict.fromkeys(RUN, str) | dict.fromkeys(header[5:], float) | {"seed": int, "step": int}
+    types = dict.fromkeys(RUN, str) | dict.fromkeys(header[5:], float) | {"seed": int}
     options = {"index_col": False, "keep_default_na": False, "na_values": {header[-1]: ["nan"]}}
     data = pd.read_csv(path, usecols=header, dtype=types, **options)[header]
     data.columns = [*RUN, *POINT]
+    data = data.astype({"step": int})
     return [run.assign(tag=tag) for _, run in data.groupby(RUN)]
 
 
