@@ -68,6 +68,7 @@ worker() { # FOLDER LINE: run the command on that line of FOLDER/todo and note h
     wait "$!" 2>/dev/null
     code=$?
     # 3: another process trains in the run's folder. Go on when that has ended, in whatever way
+    [ "$code" -ne 3 ] || sleep 1
     while [ "$code" -eq 3 ] && [ -z "$stopped" ] && held; do sleep 1; done
   done
 
@@ -140,6 +141,8 @@ if [[ "$extra " =~ $pattern ]]; then
   whole --total-timesteps "${BASH_REMATCH[1]//_/}" 1 && steps=$number
 fi
 
+[ "$mode" = dry-run ] || command -v "$python" >/dev/null || die 3 "there is no $python"
+
 # ---- Matrix ----
 known=$(cd "$here" && printf '%s\n' *_continuous.py | sed 's/_continuous\.py$//' | paste -s -d , -)
 scripts=${scripts:-$known}
@@ -172,7 +175,8 @@ add_cell() { # of $script, $env and $seed
   [ "$mode" = status ] || [ "$was" = "$others" ] || [ ! -e "runs/$name/args.json" ] ||
     die 2 "runs/$name was made with the arguments${was:- none}; give these a --suite of their own"
   last=$(tail -n 1 "runs/$name/train.log" 2>/dev/null)
-  if finished; then state=finished
+  if finished && { [ "$mode" = status ] || [ -e "runs/$name/benchmark.args" ]; }; then
+    state=finished # without a note of its arguments only the script knows
   elif [ "$mode" = status ] && held; then state=running
   elif [ -z "$last" ]; then state=-
   elif [[ $last = '= fail'* ]]; then state="failed ${last##* }"
@@ -209,8 +213,8 @@ if [ "$backend" = auto ]; then
   if gnu_parallel; then backend=parallel; else backend='xargs'; fi
 fi
 [ "$backend" != parallel ] || gnu_parallel || die 3 "GNU parallel is not installed"
+[ "$backend" != xargs ] || command -v xargs >/dev/null || die 3 "xargs is not installed"
 [ "$backend" != slurm ] || command -v sbatch >/dev/null || die 3 "Slurm's sbatch is not installed"
-command -v "$python" >/dev/null || die 3 "there is no $python"
 if [ -z "$jobs$hosts" ] && [ "$backend" != slurm ]; then
   jobs=$(OMP_NUM_THREADS='' nproc 2>/dev/null || getconf _NPROCESSORS_ONLN || echo 1)
   jobs=$((jobs > threads ? jobs / threads : 1))

@@ -219,7 +219,10 @@ def comparable(data: pd.DataFrame) -> tuple[dict[str, int], dict[str, list[np.nd
     steps, scores = {}, {curve: [] for curve in curves}
     for panel in full.index[full[curves].all(axis=1)]:
         runs = data[(data.panel == panel) & data.curve.isin(curves)].groupby(["curve", "seed"])
-        step = steps[panel] = runs.step.max().min()
+        step = runs.step.max().min()
+        if step < runs.step.min().max():  # a run has no evaluation yet where another ends
+            continue
+        steps[panel] = step
         last = pd.Series({name: np.interp(step, run.step, run["mean"]) for name, run in runs})
         last = (last - last.min()) / (last.max() - last.min() or 1)
         for curve in curves:
@@ -391,7 +394,7 @@ def main(args: Args) -> None:
         figures = {"curves": draw_curves(data, look, args, ylabel)}
         if len(critics):
             figures["overestimation"] = draw_overestimation(critics, look, args)
-        if len(scores) > 1:
+        if steps and len(scores) > 1:
             figures["comparison"] = draw_comparison(steps, scores, look)
         try:
             args.out.mkdir(parents=True, exist_ok=True)

@@ -169,6 +169,8 @@ def compare(contestants, env_id, first, block, repeats):
             last = Path(folder, name, "log").read_text().strip().split("\n")[-1]
             if process.exitcode and "BrokenBarrierError" not in last:  # that is another's fault
                 fail(f"{name} failed: {last or process.exitcode}", code=1)
+    if not np.all(clocks):
+        fail("a contestant was not done in time: take fewer --steps", code=1)
     return np.diff(clocks) / block
 
 
