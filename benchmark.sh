@@ -175,8 +175,7 @@ add_cell() { # of $script, $env and $seed
   [ "$mode" = status ] || [ "$was" = "$others" ] || [ ! -e "runs/$name/args.json" ] ||
     die 2 "runs/$name was made with the arguments${was:- none}; give these a --suite of their own"
   last=$(tail -n 1 "runs/$name/train.log" 2>/dev/null)
-  if finished && { [ "$mode" = status ] || [ -e "runs/$name/benchmark.args" ]; }; then
-    state=finished # without a note of its arguments only the script knows
+  if finished; then state=finished
   elif [ "$mode" = status ] && held; then state=running
   elif [ -z "$last" ]; then state=-
   elif [[ $last = '= fail'* ]]; then state="failed ${last##* }"
