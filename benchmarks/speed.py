@@ -3,9 +3,8 @@
     python benchmarks/speed.py td3_continuous --compile
     python benchmarks/speed.py a3c_continuous
 
-All train at the same time, each in a process with one thread, on one core that they share, so that
-whatever else the machine does meets all alike. What counts is a process's own processor time,
-start-up and compiling left out; a ratio above 1 is how many times as fast the script is.
+All train at the same time on one core, each in a process with one thread. What counts is its own
+processor time, start-up and compiling left out; ratio: how many times as fast the script is.
 `a3c_continuous` is compared with itself: two workers, one, two runs. See docs/performance.md.
 """
 
