@@ -313,7 +313,8 @@ def draw_overestimation(critics: pd.DataFrame, look: dict, args: Args) -> Figure
 
 def draw_comparison(steps: dict, scores: dict, look: dict) -> Figure:
     """Draw the shares of runs above each score, and P(a run of X is above one of Y)."""
-    figure = Figure((12.8, 4.8), layout="constrained")
+    pairs = list(combinations(scores, 2))
+    figure = Figure((12.8, max(4.8, 0.3 * len(pairs))), layout="constrained")
     where = ", ".join(f"{environment} at {step:,}" for environment, step in steps.items())
     figure.suptitle(fill(f"{where} steps; bands and bars: 95 % intervals", 110), fontsize=11)
     left, right = figure.subplots(1, 2)
@@ -325,7 +326,6 @@ def draw_comparison(steps: dict, scores: dict, look: dict) -> Figure:
         left.fill_between(taus, *ends, step="post", color=color, alpha=0.2, lw=0)
     left.set(xlabel="score τ (0: worst run, 1: best, of each environment)", ylabel="share above τ")
     left.legend(fontsize=10)
-    pairs = list(combinations(scores, 2))
     for y, (first, second) in enumerate(pairs):
         both = *scores[first], *scores[second]
         right.plot(interval(*both, statistic=improvement), [y, y], color="#0072B2", lw=8, alpha=0.4)
