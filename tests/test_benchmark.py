@@ -649,7 +649,8 @@ def test_missing_engines(matrix, tmp_path):
         done = matrix.run(*flags, **env)
         assert done.returncode == 3
         assert "is not installed" in done.err
-    assert matrix.run(PYTHON="/nowhere/python").returncode == 3
+    for flags in [], ["--status"]:
+        assert matrix.run(*flags, PYTHON="/nowhere/python").returncode == 3
     assert not matrix.run_dirs()
     # moreutils has another tool of that name
     (path / "parallel").write_text("#!/bin/sh\necho another\n")
@@ -658,6 +659,9 @@ def test_missing_engines(matrix, tmp_path):
     done = matrix.run("--scripts", "ddpg", **env)
     assert done.returncode == 0
     assert "(xargs)" in done.out
+    (path / "xargs").unlink()
+    done = matrix.run("--scripts", "td3", **env)
+    assert (done.returncode, done.err) == (3, "error: xargs is not installed\n")
 
 
 @needs["parallel"]

@@ -509,6 +509,8 @@ def test_comparison_is_drawn():
         drawn = [above[np.isclose(taus, tau)][0] for tau in (0, 0.4, 0.6, 1)]
         assert drawn == pytest.approx(shares)
     assert [label.get_text() for label in right.get_yticklabels()] == ["ddpg > td3"]
+    many = dict.fromkeys(plot.SCRIPTS.split()[:8], scores["ddpg"])  # 28 pairs: a line for each
+    assert plot.draw_comparison(steps, many, plot.styles(many)).get_figheight() > 28 * 0.25
     ends, middle = (line.get_xdata() for line in right.lines[:2])
     assert middle == pytest.approx([1 / 6])
     assert list(ends) == pytest.approx([0, 1 / 2])

@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+import threading
 import time
 
 import gymnasium as gym
@@ -60,6 +61,19 @@ def test_contestant_that_fails_ends_all_and_is_named(capsys):
         speed.compare(workers, "Pendulum-v1", first=10, block=25, repeats=2)
     assert exit_info.value.code == 1
     assert capsys.readouterr().err == "error: loser failed: ValueError: no such algorithm\n"
+
+
+def break_off():
+    raise threading.BrokenBarrierError
+
+
+@LINUX
+def test_measurement_that_breaks_off_is_no_table(capsys):
+    """As when one waits for another longer than an hour: each could be another's fault."""
+    workers = {"one": (break_off,), "two": (break_off,)}
+    with pytest.raises(SystemExit, match="^1$"):
+        speed.compare(workers, "Pendulum-v1", first=10, block=25, repeats=2)
+    assert "take fewer --steps" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
