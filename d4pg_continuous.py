@@ -15,7 +15,7 @@ Departures from the paper:
 1. Every `checkpoint_interval` steps the running episodes are cut, as a time limit would.
 2. No prioritised replay: batches are uniform.
 3. The actors are `num_envs` environments in step with the learner, with one scale of noise.
-4. Networks, delays and Polyak averaging are the parent's, the learning rate is larger; n is 3, not 5.
+4. Networks, delays and Polyak averaging are the parent's; the learning rate is larger, n is 3.
 
     python d4pg_continuous.py --env-id Hopper-v4
 """
