@@ -184,7 +184,7 @@ def critic_backward(nets, data, args):
 
 
 def actor_backward(nets, data, args):
-    """Put the gradient of the actor's loss into its parameters alone; return what to log."""
+    """Put the actor loss's gradient into all parameters but the critic's; return what to log."""
     loss, metrics = actor_loss(nets, data, args)
     loss.backward(inputs=list(nets.actor.parameters()))
     return metrics

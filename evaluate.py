@@ -30,7 +30,7 @@ import torch
 import tyro
 
 # small enough for a README: 200 pixels wide, 32 colours of its own
-GIF = "fps=12,scale=200:-1:flags=lanczos,split[a][b];"
+GIF = "fps=10,scale=200:-1:flags=lanczos,split[a][b];"
 GIF += "[a]palettegen=max_colors=32[colours];[b][colours]paletteuse=dither=none"
 
 

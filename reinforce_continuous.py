@@ -9,7 +9,7 @@
 Actor: ascend the policy gradient, E[(R - b) ∇log π(a|s)], with the return to go R = Σ_k γ^k r_{t+k}
 and a baseline b: 0, the mean of R, or V(s). Critic, for the last: minimise ½E[(V(s) - R)²].
 Parent: a2c_continuous.py, from which it differs in
-1. whole episodes, one of each environment in an update, and their returns: nothing is estimated,
+1. whole episodes, one of each environment in an update, and their returns in place of estimates,
 2. the choice of a baseline.
 
 Departures from the paper:

@@ -50,7 +50,9 @@ def rung(parent: str, child: str) -> list[str]:
     old, new = (re.search(cut, source(name), re.DOTALL)[1].split("\n") for name in (parent, child))
     lines, last = [], None
     for i, j, k, m in hunks(old, new):
-        heads = [line for line in new[: m or 1] if re.match(r"(class|def) ", line)]
+        first = next((n for n in range(k, m) if new[n]), k)
+        before = new[: first + 1] if m > k else old[: i + 1]
+        heads = [line for line in before if re.match(r"(class|def) ", line)]
         head = re.match(r"(class|def) \w+", heads[-1])[0]
         lines += [f"@@ {head} @@"] if head != last else ["@@"]
         lines += [f"-{line}" for line in old[i:j]] + [f"+{line}" for line in new[k:m]]

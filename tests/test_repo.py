@@ -87,14 +87,14 @@ def test_handout_critic_cannot_take_an_observation(script):
 
 
 def test_handout_target_broadcasts_to_a_matrix():
-    """(N,) rewards plus (N, 1) values: every prediction is drawn to the mean of all targets."""
-    rewards, values = torch.tensor([0.0, 10.0]), torch.zeros(2, 1)
-    target = rewards + 0.99 * values
+    """(N,) rewards plus (N, 1) values: each prediction is drawn to the mean reward plus its γQ'."""
+    rewards, values = torch.tensor([0.0, 10.0]), torch.tensor([[4.0], [8.0]])
+    target = rewards + 0.5 * values
     assert target.shape == (2, 2)
     predictions = torch.zeros(2, 1, requires_grad=True)
     with pytest.warns(UserWarning, match="target size"):
         F.mse_loss(predictions, target).backward()
-    assert predictions.grad.flatten().tolist() == [-5.0, -5.0]  # and not [0, -10]
+    assert predictions.grad.flatten().tolist() == [-7.0, -9.0]  # and not [-2, -14]
 
 
 @OFF_POLICY
