@@ -59,7 +59,7 @@ class Args:
     learning_rate: float = 1e-3  # learning rate of the RMSprop optimizer
     anneal_lr: bool = True  # let the learning rate fall linearly to 0 at `total_timesteps`
     num_workers: int = 2  # processes that act and learn, each with `num_envs` environments
-    num_steps: int = 20  # steps of each environment in a rollout
+    num_steps: int = 64  # steps of each environment in a rollout
     gamma: float = 0.99  # discount factor γ
     gae_lambda: float = 0.95  # λ of GAE: 0 is one-step TD, 1 the empirical return
     ent_coef: float = 0.0  # weight of the policy's entropy in the objective

@@ -176,7 +176,7 @@ def test_worker_ends_with_the_run_and_in_time_with_its_parent(monkeypatch, orpha
         shared = a3c.Shared(nets, optimizer, torch.tensor([0, 0]))
         with pytest.raises(SystemExit):
             a3c.other_worker(1, args, shared)
-        assert shared.steps.tolist() == [0, 20]
+        assert shared.steps.tolist() == [0, args.num_steps]
     else:
         a3c.other_worker(1, args, a3c.Shared(nets, optimizer, torch.tensor([100, 0])))
     assert len(iterations) == orphan
