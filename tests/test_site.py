@@ -98,6 +98,10 @@ def test_page_is_whole(tab, site, name):
     facts = page.evaluate(
         """async () => {
           await document.fonts.ready;
+          for (const image of document.images) {
+            image.loading = "eager";
+            await image.decode().catch(() => {});
+          }
           const math = [...document.querySelectorAll(".katex-html")];
           const shown = document.createElement("div");
           shown.innerHTML = document.getElementById("main").innerHTML;
