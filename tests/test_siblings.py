@@ -151,3 +151,10 @@ def test_every_changed_line_below_the_arguments_is_on_a_rung():
         "@@ def critic_loss @@",
         "@@ def train @@",
     ]
+
+
+def test_rung_names_the_function_that_a_change_begins_in():
+    """A3C's new lines begin in `train` and go on with functions of their own."""
+    lines = diffs.rung("a2c", "a3c")
+    place = lines.index("+        obs = run.begin(nets=copy, optimizer=optimizer)")
+    assert [line for line in lines[:place] if line[:4] == "@@ d"][-1] == "@@ def train @@"
