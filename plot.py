@@ -12,10 +12,7 @@ between them splits it, and is named with each curve of the script. A run is int
 its evaluations, never continued after its last; an unfinished run counts too, since to leave it out
 would favour what went well. Hours are those of training, without pauses and lost work.
 The critic's Q is averaged over the replay buffer, the discounted return of the evaluations beside
-it over first states: compare how they move.
-
-Statistics as in Agarwal et al. 2021, arXiv:2108.13264, and their rliable: interquartile mean over
-seeds, percentile intervals of the stratified bootstrap. Standard deviations divide by n - 1.
+it over first states: compare how they move. Statistics and table are made by stats.py.
 """
 
 import json
@@ -31,21 +28,19 @@ import pandas as pd
 import tyro
 from matplotlib import rc_context, ticker
 from matplotlib.figure import Figure
-from scipy import stats
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 from tqdm import tqdm
+
+import stats
 
 # what may differ between the seeds of a curve, and what args.json has besides arguments
 SAME = {"exp_name", "env_id", "max_episode_steps", "seed", "run_name", "resume", "total_timesteps"}
 SAME |= {"cuda", "torch_threads", "compile", "async_envs", "checkpoint_interval", "eval_interval"}
 SAME |= {"eval_episodes", "capture_video", "versions", "device", "git_commit", "threads", "script"}
-MIN_SEEDS = 3  # for an interval
-RUN = ["script", "variant", "env_id", "max_episode_steps", "seed"]  # columns that name a run,
-POINT = ["step", "hours", "mean", "std"]  # have the values of a point,
-NUMBERS = ["mean", "std", "iqm", "low", "high"]  # and those of the table
+RUN = ["script", "variant", "env_id", "max_episode_steps", "seed"]  # columns that name a run
+POINT = ["step", "hours", "mean", "std"]  # and those of a point
 RETURN = "eval/episodic_return"
 CRITIC = {"losses/qf1_values": "Q(s, a)", "eval/discounted_return": "discounted return"}
-PUBLISHED = Path(__file__).parent / "results" / "published.csv"
 # Okabe and Ito's colours, which the colour-blind can tell apart; the markers do so in grey
 COLORS = "#0072B2 #D55E00 #009E73 #CC79A7 #56B4E9 #E69F00 #882255 #117733 #332288 #999933 #AA4499"
 SCRIPTS = "ddpg td3 ppo ac_reparam svg0 sac d4pg naf a2c reinforce a3c"
@@ -170,77 +165,9 @@ def read(args: Args) -> pd.DataFrame:
         say(f"{' '.join(str(x) for x in name if x)} is there twice: the longer one counts")
     data = data[data.run.isin(ends.drop_duplicates(RUN, keep="last").run)]
     limit = data.max_episode_steps.replace("(.+)", r", episodes of \1 steps", regex=True)
-    data = data.assign(panel=data.env_id + limit, curve=data.script + " " + data.variant)
-    data["curve"] = data.curve.str.strip()
+    curve = (data.script + " " + data.variant).str.strip()
+    data = data.assign(panel=data.env_id + limit, curve=curve)
     return data.sort_values([*RUN, "step"], ignore_index=True)
-
-
-# ---- Statistics ----
-def iqm(scores, axis=-1):
-    """Interquartile mean: a quarter of the scores, rounded down, is cut from each side."""
-    return stats.trim_mean(scores, 0.25, axis=axis)
-
-
-def interval(*samples, statistic=iqm):
-    """Return the ends of a statistic's 95 % interval; each sample (..., seeds) is one stratum."""
-    how = {"method": "percentile", "n_resamples": 2_000, "vectorized": True, "axis": -1}
-    return stats.bootstrap(samples, statistic, rng=0, **how).confidence_interval
-
-
-def at(curve: pd.DataFrame, x, axis: str = "step") -> pd.DataFrame:
-    """Return (x, seeds): means interpolated at these steps or hours; NaN where a run has none."""
-    table = {}
-    for seed, run in curve.groupby("seed"):
-        table[seed] = np.interp(x, run[axis], run["mean"], left=np.nan, right=np.nan)
-    return pd.DataFrame(table, index=x)
-
-
-def summarize(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return number, mean, std, IQM and its interval of the seeds in each row of (x, seeds)."""
-    table = pd.DataFrame({"seeds": scores.count(axis=1), "mean": scores.mean(axis=1)})
-    table = table.assign(std=scores.std(axis=1), iqm=np.nan, low=np.nan, high=np.nan)
-    for seeds, rows in scores[table.seeds > 0].groupby(table.seeds):
-        there = rows.to_numpy()[rows.notna()].reshape(-1, seeds)
-        table.loc[rows.index, "iqm"] = iqm(there)
-        if seeds >= MIN_SEEDS:
-            table.loc[rows.index, ["low", "high"]] = np.transpose(interval(there))
-    return table
-
-
-def comparable(data: pd.DataFrame) -> tuple[dict[str, int], dict[str, list[np.ndarray]]]:
-    """Return {environment: step} and {curve: [its seeds' scores there, for each environment]}.
-
-    The curves are those with MIN_SEEDS seeds in the environment that has most such curves, the
-    environments those where all of them have; the step is the last that every seed has reached.
-    Scores are 0 for the worst and 1 for the best run in an environment.
-    """
-    full = data.groupby(["panel", "curve"]).seed.nunique().unstack() >= MIN_SEEDS
-    curves = full.columns[full.loc[full.sum(axis=1).idxmax()]]
-    steps, scores = {}, {curve: [] for curve in curves}
-    for panel in full.index[full[curves].all(axis=1)]:
-        runs = data[(data.panel == panel) & data.curve.isin(curves)].groupby(["curve", "seed"])
-        step = runs.step.max().min()
-        if step < runs.step.min().max():  # a run has no evaluation yet where another ends
-            continue
-        steps[panel] = step
-        last = pd.Series({name: np.interp(step, run.step, run["mean"]) for name, run in runs})
-        last = (last - last.min()) / (last.max() - last.min() or 1)
-        for curve in curves:
-            scores[curve].append(last[curve].to_numpy())
-    return steps, scores
-
-
-def profile(*above, axis=-1):
-    """Share of the runs above τ, which each (..., seeds) says, averaged over environments."""
-    return np.mean([seeds.mean(axis) for seeds in above], axis=0)
-
-
-def improvement(*scores, axis=-1):
-    """P(X > Y), ties half, averaged over environments: scores of X in each, then those of Y."""
-    half = len(scores) // 2
-    pairs = zip(scores[:half], scores[half:], strict=True)
-    signs = [np.sign(x[..., None] - y[..., None, :]) for x, y in pairs]
-    return np.mean([0.5 + sign.mean((-2, -1)) / 2 for sign in signs], axis=0)
 
 
 # ---- Figures ----
@@ -259,10 +186,10 @@ def draw_curve(ax, curve: pd.DataFrame, look: dict, axis: str) -> None:
     x, seeds, color = np.unique(curve[axis]), curve.seed.nunique(), look["color"]
     if axis == "hours":  # no two runs share one
         x = np.unique(np.linspace(x[0], x[-1], 200))
-    lines = summarize(at(curve, x, axis))
+    lines = stats.summarize(stats.at(curve, x, axis))
     alone = {"markevery": 1} if len(x) == 1 else {}
     ax.fill_between(x, lines.low, lines.high, color=color, alpha=0.2, lw=4 if alone else 0)
-    for _, run in curve.groupby("seed") if 1 < seeds < MIN_SEEDS else []:
+    for _, run in curve.groupby("seed") if 1 < seeds < stats.MIN_SEEDS else []:
         ax.plot(run[axis], run["mean"], color=color, lw=0.8, alpha=0.6)
     ax.plot(lines.iqm.where(lines.seeds == seeds), color=color, lw=2)
     ax.plot(lines.iqm, ls=":", **look | alone)
@@ -296,8 +223,8 @@ def draw_curves(data: pd.DataFrame, look: dict, args: Args, ylabel: str) -> Figu
         number = " to ".join(str(n) for n in sorted({seeds.min(), seeds.max()}))
         label = f"{name}, {number} seed{'s' if seeds.max() > 1 else ''}"
         legend.plot([], [], label=fill(label, 40), **look[name])
-    note = "line: interquartile mean; band: its 95 % bootstrap interval; "
-    note += f"thin: each seed, if fewer than {MIN_SEEDS}; dotted: some seeds have not got that far"
+    note = "line: interquartile mean; band: its 95 % bootstrap interval; thin: each seed, if fewer "
+    note += f"than {stats.MIN_SEEDS}; dotted: some seeds have not got that far"
     legend.legend(loc="center", title=fill(note, 40), title_fontsize=10, fontsize=10)
     return figure
 
@@ -321,63 +248,20 @@ def draw_comparison(steps: dict, scores: dict, look: dict) -> Figure:
     taus = np.linspace(0, 1, 201)
     for name, environments in scores.items():
         above = [(seeds > taus[:, None]).astype(float) for seeds in environments]  # (τ, seeds)
-        left.step(taus, profile(*above), where="post", label=name, **look[name])
-        ends, color = interval(*above, statistic=profile), look[name]["color"]
+        left.step(taus, stats.profile(*above), where="post", label=name, **look[name])
+        ends, color = stats.interval(*above, statistic=stats.profile), look[name]["color"]
         left.fill_between(taus, *ends, step="post", color=color, alpha=0.2, lw=0)
     left.set(xlabel="score τ (0: worst run, 1: best, of each environment)", ylabel="share above τ")
     left.legend(fontsize=10)
     for y, (first, second) in enumerate(pairs):
         both = *scores[first], *scores[second]
-        right.plot(interval(*both, statistic=improvement), [y, y], color="#0072B2", lw=8, alpha=0.4)
-        right.plot(improvement(*both), y, "o", color="#0072B2")
+        ends = stats.interval(*both, statistic=stats.improvement)
+        right.plot(ends, [y, y], color="#0072B2", lw=8, alpha=0.4)
+        right.plot(stats.improvement(*both), y, "o", color="#0072B2")
     right.axvline(0.5, color="black", lw=1, ls="--", zorder=0)
     right.set(xlabel="P(X > Y)", xlim=(-0.05, 1.05), ylim=(len(pairs), -1))
     right.set_yticks(range(len(pairs)), [f"{first} > {second}" for first, second in pairs])
     return figure
-
-
-# ---- Table ----
-def read_published() -> dict[tuple[str, str, int], str]:
-    """Return {(script, environment without its version, steps): what others report}."""
-    table = pd.read_csv(PUBLISHED)
-    table["same"] = np.where(table.settings == "same", ", same settings", "")
-    form = "{source} {mean:.0f} ± {std:.0f} ({env}, {seeds} seeds{same})"
-    text = table.assign(env=table.env.str[-2:]).agg(form.format_map, axis=1)
-    return text.groupby([table.algo, table.env.str[:-3], table.steps]).agg("; ".join).to_dict()
-
-
-def tabulate(data: pd.DataFrame, args: Args) -> pd.DataFrame:
-    """Return the statistics and what is published for each environment, step and curve.
-
-    A seed that has not got to a step is left out there; "(last)" is each seed's last evaluation.
-    """
-    published = read_published() if args.tag == RETURN and PUBLISHED.exists() else {}
-    tables = []
-    for (panel, script, name), curve in data.groupby(["panel", "script", "curve"]):
-        last = curve.groupby("seed")[["step", "mean"]].last()
-        ends = sorted({last.step.min(), last.step.max()})
-        steps = [step for step in args.table_steps if [step] != ends]
-        table = summarize(pd.concat([at(curve, steps), last[["mean"]].T]))
-        names = *(f"{step:,}" for step in steps), " to ".join(f"{e:,}" for e in ends) + " (last)"
-        table = table.assign(environment=panel, step=[*steps, ends[-1]], steps=names, script=name)
-        keys = [(script, panel[:-3], step) for step in [*steps, ends[0] if len(ends) == 1 else 0]]
-        table["published"] = [published.get(key, "") for key in keys]
-        tables.append(table[table.seeds > 0])
-    table = pd.concat(tables).sort_values(["environment", "step"], kind="stable")
-    table[NUMBERS] = table[NUMBERS].map(lambda x: float(f"{x:.7g}"))
-    return table[["environment", "steps", "script", "seeds", *NUMBERS, "published"]]
-
-
-def markdown(table: pd.DataFrame) -> str:
-    lines = ["| environment | steps | script | seeds | mean ± std | IQM [95 %] | published |"]
-    lines += ["|---|--:|---|--:|--:|--:|---|"]
-    for *start, mean, std, middle, low, high, others in table.itertuples(index=False):
-        form = ".0f" if abs(mean) >= 100 else ".2f"
-        bounds = "" if np.isnan(low) else f" [{low:{form}}, {high:{form}}]"
-        spread = "" if np.isnan(std) else f" ± {std:{form}}"
-        cells = *start, f"{mean:{form}}{spread}", f"{middle:{form}}{bounds}", others
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines) + "\n"
 
 
 def main(args: Args) -> None:
@@ -388,7 +272,8 @@ def main(args: Args) -> None:
     data = everything[everything.tag == args.tag]
     critics = everything[everything.tag.isin(list(CRITIC))]
     critics = critics[critics.groupby(RUN).tag.transform("nunique") == len(CRITIC)]
-    look, (steps, scores), table = styles(set(data.curve)), comparable(data), tabulate(data, args)
+    look, table = styles(set(data.curve)), stats.tabulate(data, args.table_steps)
+    steps, scores = stats.comparable(data)
     with rc_context(LOOK):
         ylabel = "evaluation return" if args.tag == RETURN else args.tag
         figures = {"curves": draw_curves(data, look, args, ylabel)}
@@ -405,7 +290,7 @@ def main(args: Args) -> None:
             points = data[[*RUN, *POINT]].rename(columns=header)
             points.to_csv(args.out / "curves.csv", index=False, na_rep="nan")
             table.to_csv(args.out / "table.csv", index=False, na_rep="nan")
-            (args.out / "table.md").write_text(markdown(table), encoding="utf-8")
+            (args.out / "table.md").write_text(stats.markdown(table), encoding="utf-8")
         except OSError as error:
             fail(f"cannot write {args.out}: {error}")
     print(f"{data.groupby(RUN).ngroups} runs: {', '.join(figures)} and table in {args.out}")

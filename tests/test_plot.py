@@ -1,4 +1,4 @@
-"""plot.py: what it reads, its statistics against rliable's, its table against the runs."""
+"""plot.py and stats.py: what is read, statistics against rliable's, the table against the runs."""
 
 import csv
 import itertools
@@ -19,8 +19,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 
 import plot
+import stats
 
 ARGS = {"exp_name": "ddpg_continuous", "env_id": "HalfCheetah-v4", "learning_rate": 3e-4}
+STEPS = plot.Args.table_steps
 EVAL = "eval/episodic_return"
 HEADER = f"script,variant,env_id,max_episode_steps,seed,step,hours,{EVAL},{EVAL}_std"
 
@@ -80,57 +82,57 @@ def test_iqm_and_interval_are_rliables(seeds):
     middle, ends = library.get_interval_estimates(
         {"x": scores}, lambda x: np.array([metrics.aggregate_iqm(x)]), reps=2_000
     )
-    ours, (low, high) = plot.iqm(scores[:, 0]), plot.interval(scores[:, 0])
+    ours, (low, high) = stats.iqm(scores[:, 0]), stats.interval(scores[:, 0])
     assert ours == pytest.approx(middle["x"][0], rel=1e-12)
     assert [low, high] == pytest.approx(ends["x"][:, 0], abs=0.05 * scores.std())
     # the same resamples give the same ends
     np.random.seed(0)
     resamples = scores[np.array([np.random.choice(seeds, (seeds, 1)) for _ in range(2_000)]), 0]
-    same = np.percentile(plot.iqm(resamples[..., 0]), [2.5, 97.5])
+    same = np.percentile(stats.iqm(resamples[..., 0]), [2.5, 97.5])
     assert same == pytest.approx(ends["x"][:, 0], rel=1e-12)
 
 
 def test_iqm_and_interval_are_those_of_all_resamples():
     scores = np.array([3.0, -1.0, 10.0, 4.0, 7.0])
-    assert plot.iqm(scores) == by_hand(scores) == pytest.approx(14 / 3)
+    assert stats.iqm(scores) == by_hand(scores) == pytest.approx(14 / 3)
     every = [by_hand(resample) for resample in itertools.product(scores, repeat=5)]
-    assert plot.interval(scores) == pytest.approx(np.percentile(every, [2.5, 97.5]), abs=0.4)
+    assert stats.interval(scores) == pytest.approx(np.percentile(every, [2.5, 97.5]), abs=0.4)
 
 
 def test_interval_of_three_seeds_is_their_range():
     """The least of three is drawn three times in 1 of 27 resamples, more than 2.5 %."""
-    assert plot.interval(np.array([5.0, 1.0, 2.0])) == pytest.approx((1, 5), rel=1e-12)
+    assert stats.interval(np.array([5.0, 1.0, 2.0])) == pytest.approx((1, 5), rel=1e-12)
 
 
 def test_improvement_and_profile_are_rliables():
     x, y = np.random.default_rng(0).normal([[1, 0]], 1, (2, 6, 2)).round(1)  # (seeds, environments)
     y[0] = x[0]  # ties
-    assert np.isclose(plot.improvement(*x.T, *y.T), metrics.probability_of_improvement(x, y))
+    assert np.isclose(stats.improvement(*x.T, *y.T), metrics.probability_of_improvement(x, y))
     np.random.seed(0)
     _, ends = library.get_interval_estimates(
         {"xy": (x, y)}, lambda x, y: np.array([metrics.probability_of_improvement(x, y)]), reps=500
     )
-    ours = plot.interval(*x.T, *y.T, statistic=plot.improvement)
+    ours = stats.interval(*x.T, *y.T, statistic=stats.improvement)
     assert ours == pytest.approx(ends["xy"][:, 0], abs=0.06)
 
     taus = np.linspace(-1, 2, 7)
     middle, ends = library.create_performance_profile({"x": x}, taus, reps=500)
     above = [(env > taus[:, None]).astype(float) for env in x.T]
-    assert plot.profile(*above) == pytest.approx(middle["x"])
-    assert np.array(plot.interval(*above, statistic=plot.profile)) == pytest.approx(
+    assert stats.profile(*above) == pytest.approx(middle["x"])
+    assert np.array(stats.interval(*above, statistic=stats.profile)) == pytest.approx(
         ends["x"], abs=0.1
     )
 
 
 def test_unequal_lengths_share_an_axis():
     runs = runs_of({10: 0, 20: 10, 30: 40}, {10: 2, 30: 6}, {10: 1, 20: 4})
-    curve = plot.summarize(plot.at(runs, [10, 20, 30]))
+    curve = stats.summarize(stats.at(runs, [10, 20, 30]))
     assert curve.seeds.tolist() == [3, 3, 2]
     assert curve.iqm.tolist() == pytest.approx([1, (10 + 4 + 4) / 3, (40 + 6) / 2])
     assert curve.low.tolist() == pytest.approx([0, 4, np.nan], nan_ok=True)
     assert curve.high.tolist() == pytest.approx([2, 10, np.nan], nan_ok=True)
     # the best and the worst of four don't count
-    curve = plot.summarize(plot.at(runs_of({1: -99}, {1: 2}, {1: 4}, {1: 9}), [1]))
+    curve = stats.summarize(stats.at(runs_of({1: -99}, {1: 2}, {1: 4}, {1: 9}), [1]))
     assert curve.iqm.tolist() == [3]
 
 
@@ -147,7 +149,7 @@ def test_run_is_read_as_tensorboard_reads_it(quick):
     assert run["std"].tolist() == pytest.approx([std.value for std in stds], rel=1e-7)
     assert 0 < run.hours.iloc[-1] * 3600 <= result["seconds"] + 1
     assert {*zip(run.seed, run.env_id, strict=True)} == {(3, "toy/Count-v0")}
-    last = plot.tabulate(run, plot.Args(())).iloc[-1]
+    last = stats.tabulate(run, STEPS).iloc[-1]
     assert last.steps == "300 (last)"
     saved = json.loads((run_dir / "result.json").read_text())
     assert last["mean"] == pytest.approx(saved["eval_mean"])
@@ -161,7 +163,7 @@ def test_resumed_run_counts_no_point_twice_and_no_pause(tmp_path):
     run = read(tmp_path)
     assert run[["step", "mean"]].values.tolist() == [[10, 1], [20, 2], [30, 33], [40, 44]]
     assert run.hours.tolist() == pytest.approx([1, 2, 2.5, 3], abs=0.01)
-    at = plot.at(run, [0.9, 2.25, 3.1], "hours")[1]
+    at = stats.at(run, [0.9, 2.25, 3.1], "hours")[1]
     assert at.tolist() == pytest.approx([np.nan, (2 + 33) / 2, np.nan], abs=0.5, nan_ok=True)
 
 
@@ -281,7 +283,7 @@ def test_table_is_what_runs_say(three):
     assert table.keys() == expected
 
     def row(script, step):
-        return {k: float(table[script, step][k]) for k in ["seeds", *plot.NUMBERS]}
+        return {k: float(table[script, step][k]) for k in ["seeds", *stats.NUMBERS]}
 
     for script, seeds in ("ddpg", 3), ("td3", 2), ("ppo", 2):
         curves = [values[script, seed] for seed in range(1, seeds + 1)]
@@ -316,17 +318,17 @@ def test_table_is_what_runs_say(three):
 
 def test_one_seed_has_no_deviation(tmp_path):
     write(tmp_path / "run", {10: 1, 20: 200})
-    table = plot.tabulate(read(tmp_path), plot.Args(()))
-    assert "| 1 | 200 | 200 |  |" in plot.markdown(table)
+    table = stats.tabulate(read(tmp_path), STEPS)
+    assert "| 1 | 200 | 200 |  |" in stats.markdown(table)
     assert np.isnan(table["std"]).tolist() == [True]
-    steps = plot.tabulate(read(tmp_path), plot.Args((), table_steps=(5, 15, 25))).steps
+    steps = stats.tabulate(read(tmp_path), (5, 15, 25)).steps
     assert steps.tolist() == ["15", "20 (last)"]
 
 
 def test_published_numbers_are_not_for_other_episodes(tmp_path):
     for limit, count in ("", 2), ("200", 0):
         runs = runs_of({100_000: 1.0}, env_id="HalfCheetah-v4", limit=limit)
-        (row,) = plot.tabulate(runs, plot.Args(())).itertuples()
+        (row,) = stats.tabulate(runs, STEPS).itertuples()
         assert row.steps == "100,000 (last)"
         assert row.published.count("seeds") == count
 
@@ -482,7 +484,7 @@ def test_comparison_is_where_most_curves_have_their_seeds():
     b = three("B", "ddpg", 40, 50, 60), three("B", "td3", 40, 40, 40), three("B", "sac", 40, 40)
     c = three("C", "ddpg", 9, 9, 9), three("C", "td3", 9, 9)
     d = three("D", "ac", 9, 9, 9, variant="x=1"), three("D", "ddpg", 9, 9)
-    steps, scores = plot.comparable(pd.concat([*a, *b, *c, *d]))
+    steps, scores = stats.comparable(pd.concat([*a, *b, *c, *d]))
     assert steps == {"A": 10, "B": 40}
     assert {label: [len(s) for s in env] for label, env in scores.items()} == {
         "ddpg": [3, 3],
@@ -491,13 +493,13 @@ def test_comparison_is_where_most_curves_have_their_seeds():
     # interpolated to 2, 4 / 3 and 1.2; from worst to best
     assert scores["ddpg"][0] == pytest.approx([1, 1, 1])
     assert scores["td3"][0] == pytest.approx([1, (4 / 3 - 1.2) / 0.8, 0])
-    assert len(plot.comparable(pd.concat(c))[1]) == 1
-    assert plot.comparable(runs_of({1: 1.0}))[1] == {}
+    assert len(stats.comparable(pd.concat(c))[1]) == 1
+    assert stats.comparable(runs_of({1: 1.0}))[1] == {}
     # nothing is known of a run before its first evaluation; equal scores are equal
     late = runs_of(*[{20: 1.0, 30: 2.0}] * 3, script="ppo", env_id="A")
-    assert plot.comparable(pd.concat([a[0], late]))[0] == {}
-    _, scores = plot.comparable(pd.concat(three("A", s, 5, 5, 5) for s in ("ddpg", "td3")))
-    assert plot.improvement(*scores["ddpg"], *scores["td3"]) == 0.5
+    assert stats.comparable(pd.concat([a[0], late]))[0] == {}
+    _, scores = stats.comparable(pd.concat(three("A", s, 5, 5, 5) for s in ("ddpg", "td3")))
+    assert stats.improvement(*scores["ddpg"], *scores["td3"]) == 0.5
 
 
 def test_comparison_is_drawn():
