@@ -55,10 +55,10 @@ class Args:
     gamma: float = 0.99  # discount factor γ
     tau: float = 0.005  # Polyak coefficient τ of the target networks
     batch_size: int = 256  # transitions in an update
-    exploration_noise: float = 0.1  # its standard deviation, relative to half the action range
+    exploration_noise: float = 0.1  # std of exploration noise, relative to half the action range
     learning_starts: int = 25_000  # steps of uniformly random actions before learning starts
     policy_frequency: int = 2  # critic updates for each update of the actor and the targets
-    policy_noise: float = 0.0  # scale σ of target policy smoothing, of half the action range
+    policy_noise: float = 0.0  # σ of target policy smoothing, relative to half the action range
     noise_clip: float = 0.5  # bound c of that noise, relative to half the action range
     # every run
     exp_name: str = Path(__file__).stem  # name of this experiment
@@ -131,7 +131,7 @@ def critic_loss(nets, data, args):
     with torch.no_grad():
         next_state_actions = nets.target_actor(data.next_observations)
         if args.policy_noise > 0:  # target policy smoothing   [Fujimoto et al. 2018, Alg. 1]
-            # a' = clip(μ'(s') + clip(ε, -c, c) · scale, low, high), ε ~ N(0, σ²), as in its code
+            # a' = clip(μ'(s') + clip(ε, -c, c) · scale, low, high), ε ~ N(0, σ²): the authors' code
             noise = torch.randn_like(data.actions) * args.policy_noise
             noise = noise.clamp(-args.noise_clip, args.noise_clip) * nets.actor.action_scale
             low, high = nets.actor.action_low, nets.actor.action_high
@@ -160,7 +160,7 @@ def critic_backward(nets, data, args):
 
 
 def actor_backward(nets, data, args):
-    """Put the actor loss's gradient into all parameters but the critic's; return what to log."""
+    """Put the gradient of the actor's loss into the parameters it trains; return what to log."""
     loss, metrics = actor_loss(nets, data, args)
     loss.backward(inputs=list(nets.actor.parameters()))
     return metrics
@@ -195,7 +195,7 @@ def train(args: Args) -> dict:
                 with torch.no_grad():
                     x = torch.as_tensor(obs, dtype=torch.float32, device=run.device)
                     actions = nets.actor(x)
-                    noise = torch.randn_like(actions) * args.exploration_noise  # departure
+                    noise = torch.randn_like(actions) * args.exploration_noise
                     actions = actions + noise * nets.actor.action_scale
                 actions = actions.cpu().numpy().clip(run.action_low, run.action_high)
 

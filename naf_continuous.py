@@ -56,7 +56,7 @@ class Args:
     gamma: float = 0.99  # discount factor γ
     tau: float = 0.002  # Polyak coefficient τ of the target networks
     batch_size: int = 100  # transitions in an update
-    exploration_noise: float = 0.3  # its standard deviation, relative to half the action range
+    exploration_noise: float = 0.3  # std of exploration noise, relative to half the action range
     learning_starts: int = 1_000  # steps of uniformly random actions before learning starts
     policy_frequency: int = 2  # critic updates for each update of the target network
     # every run
@@ -168,7 +168,7 @@ def train(args: Args) -> dict:
                 with torch.no_grad():
                     x = torch.as_tensor(obs, dtype=torch.float32, device=run.device)
                     actions = nets.actor(x)
-                    noise = torch.randn_like(actions) * args.exploration_noise  # departure
+                    noise = torch.randn_like(actions) * args.exploration_noise
                     actions = actions + noise * nets.actor.action_scale
                 actions = actions.cpu().numpy().clip(run.action_low, run.action_high)
 

@@ -99,7 +99,7 @@ class QNetwork(nn.Module):
 
 
 class Actor(nn.Module):
-    """π(·|s), and its mode μ(s): (batch, obs_dim) -> (batch, act_dim), within the bounds."""
+    """π(·|s), and its median μ(s): (batch, obs_dim) -> (batch, act_dim), within the bounds."""
 
     def __init__(self, obs_dim, act_dim, action_low, action_high):
         super().__init__()
@@ -188,7 +188,7 @@ def critic_backward(nets, data, args):
 
 
 def actor_backward(nets, data, args):
-    """Put the actor loss's gradient into all parameters but the critic's; return what to log."""
+    """Put the gradient of the actor's loss into the parameters it trains; return what to log."""
     loss, metrics = actor_loss(nets, data, args)
     loss.backward(inputs=[*nets.actor.parameters(), nets.log_alpha])
     return metrics

@@ -15,7 +15,7 @@ Parent: ddpg_continuous.py, from which it differs in
 Departures from the paper:
 1. Every `checkpoint_interval` steps the running episodes are cut, as a time limit would.
 2. z is drawn afresh, not inferred from the data; nothing is weighted by importance.
-3. The actor has a slow copy, too; layers of 256; the actions are squashed into the bounds.
+3. A slow copy of the actor, delayed updates, random steps first; actions squashed into the bounds.
 
     python svg0_continuous.py --env-id Hopper-v4
 """
@@ -96,7 +96,7 @@ class QNetwork(nn.Module):
 
 
 class Actor(nn.Module):
-    """π(·|s), and its mode μ(s): (batch, obs_dim) -> (batch, act_dim), within the bounds."""
+    """π(·|s), and its median μ(s): (batch, obs_dim) -> (batch, act_dim), within the bounds."""
 
     def __init__(self, obs_dim, act_dim, action_low, action_high):
         super().__init__()
@@ -164,7 +164,7 @@ def critic_backward(nets, data, args):
 
 
 def actor_backward(nets, data, args):
-    """Put the actor loss's gradient into all parameters but the critic's; return what to log."""
+    """Put the gradient of the actor's loss into the parameters it trains; return what to log."""
     loss, metrics = actor_loss(nets, data, args)
     loss.backward(inputs=list(nets.actor.parameters()))
     return metrics

@@ -14,6 +14,7 @@ Actor: maximise E[Q_1(s, μ(s))]. Parent: ddpg_continuous.py, from which it diff
 Departures from the paper:
 1. Every `checkpoint_interval` steps the running episodes are cut, as a time limit would.
 2. Layers of 256, Adam at 3e-4, batches of 256, 25,000 random steps: its authors' later settings.
+3. The smoothing noise is scaled to the action range and a' is clipped: the authors' code.
 
     python td3_continuous.py --env-id Hopper-v4
 """
@@ -56,10 +57,10 @@ class Args:
     gamma: float = 0.99  # discount factor γ
     tau: float = 0.005  # Polyak coefficient τ of the target networks
     batch_size: int = 256  # transitions in an update
-    exploration_noise: float = 0.1  # its standard deviation, relative to half the action range
+    exploration_noise: float = 0.1  # std of exploration noise, relative to half the action range
     learning_starts: int = 25_000  # steps of uniformly random actions before learning starts
     policy_frequency: int = 2  # critic updates for each update of the actor and the targets
-    policy_noise: float = 0.2  # scale σ of target policy smoothing, of half the action range
+    policy_noise: float = 0.2  # σ of target policy smoothing, relative to half the action range
     noise_clip: float = 0.5  # bound c of that noise, relative to half the action range
     # every run
     exp_name: str = Path(__file__).stem  # name of this experiment
@@ -134,7 +135,7 @@ def critic_loss(nets, data, args):
     with torch.no_grad():
         next_state_actions = nets.target_actor(data.next_observations)
         if args.policy_noise > 0:  # target policy smoothing   [Fujimoto et al. 2018, Alg. 1]
-            # a' = clip(μ'(s') + clip(ε, -c, c) · scale, low, high), ε ~ N(0, σ²), as in its code
+            # a' = clip(μ'(s') + clip(ε, -c, c) · scale, low, high), ε ~ N(0, σ²): the authors' code
             noise = torch.randn_like(data.actions) * args.policy_noise
             noise = noise.clamp(-args.noise_clip, args.noise_clip) * nets.actor.action_scale
             low, high = nets.actor.action_low, nets.actor.action_high
@@ -169,7 +170,7 @@ def critic_backward(nets, data, args):
 
 
 def actor_backward(nets, data, args):
-    """Put the actor loss's gradient into all parameters but the critic's; return what to log."""
+    """Put the gradient of the actor's loss into the parameters it trains; return what to log."""
     loss, metrics = actor_loss(nets, data, args)
     loss.backward(inputs=list(nets.actor.parameters()))
     return metrics
@@ -205,7 +206,7 @@ def train(args: Args) -> dict:
                 with torch.no_grad():
                     x = torch.as_tensor(obs, dtype=torch.float32, device=run.device)
                     actions = nets.actor(x)
-                    noise = torch.randn_like(actions) * args.exploration_noise  # departure
+                    noise = torch.randn_like(actions) * args.exploration_noise
                     actions = actions + noise * nets.actor.action_scale
                 actions = actions.cpu().numpy().clip(run.action_low, run.action_high)
 

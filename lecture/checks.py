@@ -228,7 +228,7 @@ def check_forward(script, truth, name):
 
 
 def check_distribution(script, truth, name):
-    """Density, samples and mode of the policy; extreme means and spreads."""
+    """Density, samples and median of the policy; extreme means and spreads."""
     given = {"s": torch.randn(3, 3), "a": torch.rand(3, 2) - 0.3}
 
     def call(script, **biases):

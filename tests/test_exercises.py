@@ -187,7 +187,7 @@ MISTAKES = {
     "ac_reparam critic_loss": [
         ("online critic", "nets.qf1_target(", "nets.qf1(", "slow copies"),
         (
-            "mode of the policy",
+            "median of the policy",
             ".distribution(data.next_observations).rsample()",
             "(data.next_observations)",
             "a'",

@@ -116,7 +116,7 @@ def test_broken_copy_is_caught(name):
 
 
 def test_gradient_tends_to_ddpgs_as_the_spread_shrinks():
-    """With σ → 0 the policy is its mode, and SVG(0) is the deterministic policy gradient."""
+    """With σ → 0 the policy is its median, and SVG(0) is the deterministic policy gradient."""
     nets, data, args = setup(svg0)
     parameters = list(nets.actor.fc_mu.parameters())
     with torch.no_grad():
