@@ -10,8 +10,10 @@ Actor: ascend the policy gradient, E[A ∇log π(a|s)], with advantages A by GAE
 (Schulman et al. 2016, arXiv:1506.02438). Critic: minimise ½E[(V(s) - R)²], R = A + V_old(s).
 Parent: a2c_continuous.py, from which it differs in
 1. `num_workers` processes with environments of their own, which share weights, RMSprop's averages
-   and statistics without a lock: each acts with a copy, and its gradient updates what is shared.
-One worker is A2C, bit for bit. A run of several is not reproducible, and resumed not bit-identical.
+   and statistics without a lock: each acts with a copy, and its gradient updates what is shared,
+2. rollouts of 64 steps of one environment, on the CPU.
+One worker is A2C of the same settings, bit for bit. A run of several is not reproducible, and
+resumed not bit-identical.
 
 Departures from the paper:
 1. Every `checkpoint_interval` steps the running episodes are cut, as a time limit would.

@@ -8,7 +8,8 @@
 
 Critic: minimise E[(Q(s,a) - y)²], y = r + γ(1-d) V'(s'). Q(s,a) = V(s) - ½ (a-μ(s))ᵀP(s)(a-μ(s)).
 Parent: ddpg_continuous.py, from which it differs in
-1. a critic that is quadratic in the action: its maximum V(s) is known, at μ(s), and needs no actor.
+1. a critic that is quadratic in the action: its maximum V(s) is known, at μ(s), and needs no actor,
+2. settings: a larger learning rate and more noise, smaller τ and batches, fewer random steps.
 
 Departures from the paper:
 1. Every `checkpoint_interval` steps the running episodes are cut, as a time limit would.
@@ -54,7 +55,7 @@ class Args:
     learning_rate: float = 1e-3  # learning rate of the Adam optimizer
     buffer_size: int = 1_000_000  # transitions that the replay buffer holds
     gamma: float = 0.99  # discount factor γ
-    tau: float = 0.002  # Polyak coefficient τ of the target networks
+    tau: float = 0.002  # Polyak coefficient τ of the target network
     batch_size: int = 100  # transitions in an update
     exploration_noise: float = 0.3  # std of exploration noise, relative to half the action range
     learning_starts: int = 1_000  # steps of uniformly random actions before learning starts
@@ -102,7 +103,7 @@ class QNetwork(nn.Module):
         return self.fc_v(x).squeeze(-1), mu, entries.tril(-1) + log_diagonal.exp().diag_embed()
 
     def forward(self, x, a=None):
-        """Q(s, a); without an action μ(s), where Q is highest."""
+        """Q(s, a); if no action is given, μ(s), where Q is highest."""
         v, mu, factor = self.heads(x)
         if a is None:
             return mu
@@ -117,7 +118,7 @@ class Networks(nn.Module):
     def __init__(self, obs_dim, act_dim, action_low, action_high):
         super().__init__()
         self.qf1 = QNetwork(obs_dim, act_dim, action_low, action_high)
-        self.actor = self.qf1  # who knows the maximum of Q needs no other actor
+        self.actor = self.qf1  # it knows where its Q is highest, so there is no other actor
         self.qf1_target = deepcopy(self.qf1).requires_grad_(False)
 
 

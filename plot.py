@@ -293,7 +293,7 @@ def main(args: Args) -> None:
             (args.out / "table.md").write_text(stats.markdown(table), encoding="utf-8")
         except OSError as error:
             fail(f"cannot write {args.out}: {error}")
-    print(f"{data.groupby(RUN).ngroups} runs: {', '.join(figures)} and table in {args.out}")
+    print(f"{data.groupby(RUN).ngroups} run(s): {', '.join(figures)} and table in {args.out}")
 
 
 if __name__ == "__main__":

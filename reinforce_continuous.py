@@ -198,7 +198,7 @@ def make_batch(nets, rollout, args, device):
     advantages = estimate_advantages(rollout, rewards, values, next_values, args)
     used = rollout.first_episodes()
     if args.baseline == "mean":
-        values = values + advantages[used].mean()
+        values = np.full_like(values, advantages[used].mean())  # b
         advantages = advantages - values
     parts = [x[0], actions, advantages, advantages + values]
     return Batch(*[torch.as_tensor(part).to(device, torch.float32)[used] for part in parts])

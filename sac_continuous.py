@@ -11,11 +11,11 @@ Actor: maximise E[min_i Q_i(s, a) - α log π(a|s)], a ~ π(·|s); α such that 
 Parent: svg0_continuous.py, from which it differs in
 1. entropy: a bonus in target and objective, its weight α tuned by gradient descent,
 2. twin critics, with the minimum of both in target and objective,
-3. a standard deviation that depends on the state, and no slow copy of the actor.
+3. a standard deviation of the state, no slow copy of the actor; `q_lr` and no delay of the actor.
 
 Departures from the paper:
 1. Every `checkpoint_interval` steps the running episodes are cut, as a time limit would.
-2. `learning_starts` random steps come first, and log σ is kept within -20 and 2.
+2. Random steps come first, log σ is within -20 and 2, and the critics learn with a rate of 1e-3.
 
     python sac_continuous.py --env-id Hopper-v4
 """
@@ -174,7 +174,7 @@ def actor_loss(nets, data, args):
     actor_loss = (alpha * log_prob - torch.min(qf1_a_values, qf2_a_values)).mean()
     metrics = {"actor_loss": actor_loss.detach(), "entropy": -log_prob.detach()}
     if args.autotune:
-        # J_α = E[-α (log π(a|s) + H̄)], H̄ = -dim(A)   [Haarnoja et al. 2018, Eq. 18]
+        # J_α = E[-α (log π(a|s) + H₀)], H₀ = -dim(A)   [Haarnoja et al. 2018, Eq. 18]
         alpha_loss = -(nets.log_alpha.exp() * (log_prob.detach() - data.actions.shape[1])).mean()
         return actor_loss + alpha_loss, metrics | {"alpha": alpha}
     return actor_loss, metrics

@@ -3,8 +3,8 @@
 As in Agarwal et al. 2021, arXiv:2108.13264, and their rliable: interquartile mean over seeds,
 percentile intervals of the stratified bootstrap. Standard deviations divide by n - 1.
 
-The runs come as the DataFrame that plot.py reads: a row for each evaluation, with the columns panel
-(the environment), script, curve, seed, step, hours and mean.
+The runs come as the DataFrame that plot.py reads: a row for each evaluation, with the columns tag,
+panel (the environment), script, curve, seed, step, hours and mean.
 """
 
 from pathlib import Path
@@ -54,7 +54,7 @@ def summarize(scores: pd.DataFrame) -> pd.DataFrame:
 def read_published() -> dict[tuple[str, str, int], str]:
     """Return {(script, environment without its version, steps): what others report}."""
     table = pd.read_csv(PUBLISHED)
-    table["same"] = np.where(table.settings == "same", ", same settings", "")
+    table["same"] = np.where(table.settings == "same", ", our default settings", "")
     form = "{source} {mean:.0f} ± {std:.0f} ({env}, {seeds} seeds{same})"
     text = table.assign(env=table.env.str[-2:]).agg(form.format_map, axis=1)
     return text.groupby([table.algo, table.env.str[:-3], table.steps]).agg("; ".join).to_dict()
@@ -71,7 +71,7 @@ def tabulate(data: pd.DataFrame, table_steps) -> pd.DataFrame:
     for (panel, script, name), curve in data.groupby(["panel", "script", "curve"]):
         last = curve.groupby("seed")[["step", "mean"]].last()
         ends = sorted({last.step.min(), last.step.max()})
-        steps = [step for step in table_steps if [step] != ends]
+        steps = [step for step in sorted(set(table_steps)) if [step] != ends]
         table = summarize(pd.concat([at(curve, steps), last[["mean"]].T]))
         names = *(f"{step:,}" for step in steps), " to ".join(f"{e:,}" for e in ends) + " (last)"
         table = table.assign(environment=panel, step=[*steps, ends[-1]], steps=names, script=name)

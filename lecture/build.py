@@ -288,10 +288,10 @@ def metrics(scripts) -> str:
         text = page.read_text() if page.exists() else ""
         section = re.search(r"^## Metrics\n(.*?)(?=^## |\Z)", text, re.M | re.S)
         for tag, what in re.findall(r"^\| (`.+?) \| (.*) \|$", section[1] if section else "", re.M):
-            if tag not in seen:
+            if (tag, what) not in seen:
                 what = re.sub(r"\[([^]]+)\]\([^)]*\.md[^)]*\)", r"\1", what)
                 table.append(f"| {tag} | {what} | [{script.title}](code:{script.name}) |")
-            seen.add(tag)
+            seen.add((tag, what))
     return "\n".join(table)
 
 

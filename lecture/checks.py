@@ -400,7 +400,8 @@ EACH = "Has each sample and each dimension noise of its own, of the right size?"
 def spread_of(noise, sigma):
     """Return how noise of scale `sigma` relates to the action range, and its correlation."""
     std = noise.std(0) / SCALE / sigma
-    correlation = (noise / (noise.std(0) + 1e-9)).prod(1).mean()
+    varies = noise.std(0).min() > 1e-6  # not, if all samples share one noise
+    correlation = (noise / noise.std(0)).prod(1).mean() if varies else 0.0
     return {"standard deviation / (noise · scale)": std, "correlation": correlation}
 
 

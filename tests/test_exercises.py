@@ -142,6 +142,7 @@ MISTAKES = {
             "from which step",
         ),
         ("noise not scaled", "noise * nets.actor.action_scale", "noise", "right size"),
+        ("one noise for all", "torch.randn_like(actions)", "torch.randn_like(actions[0])", "own"),
     ],
     "td3 QNetwork.forward": [
         ("Q of one sample", ".squeeze(-1)", ".squeeze()", "batch of 1"),

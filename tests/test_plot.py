@@ -275,7 +275,9 @@ def three(tmp_path):
 
 def test_table_is_what_runs_say(three):
     folder, values = three
-    plot.main(plot.Args((folder / "runs",), folder / "out", table_steps=(90_000, 100_000, 10**6)))
+    plot.main(
+        plot.Args((folder / "runs",), folder / "out", table_steps=(100_000, 90_000, 100_000, 10**6))
+    )
     table = {(row["script"], row["steps"]): row for row in rows(folder / "out" / "table.csv")}
     steps = ["90,000", "100,000", "120,000 (last)"]
     expected = {(script, step) for script in ("ddpg", "ppo", "td3") for step in steps[:2]}
@@ -312,7 +314,7 @@ def test_table_is_what_runs_say(three):
     assert table["ddpg", "90,000"]["published"] == ""
     known = "Spinning Up 4339 ± 1014 (v3, 10 seeds); Tianshou 5599 ± 676 (v3, 10 seeds)"
     assert table["ddpg", "100,000"]["published"] == known
-    same = "Tianshou 4715 ± 387 (v3, 10 seeds, same settings)"
+    same = "Tianshou 4715 ± 387 (v3, 10 seeds, our default settings)"
     assert same in table["td3", "100,000"]["published"]
 
 
@@ -556,7 +558,9 @@ def test_command_draws_and_needs_no_torch(tmp_path):
     command = [sys.executable, "-c", code, "runs", "--x", "hours"]
     environment = {"PYTHONPATH": f"{ROOT}:{':'.join(sys.path)}"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "1 runs: curves and table in plots\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "1 run(s): curves and table in plots\n"), (
+        done.stderr
+    )
     assert "<!-- hours of training -->" in (tmp_path / "plots" / "curves.svg").read_text()
 
 

@@ -124,6 +124,23 @@ def test_page_is_whole(tab, site, name):
         assert facts["fonts"] > 2, "KaTeX's fonts are not there"
 
 
+@pytest.mark.parametrize("name", [*NAMES, "handout"])
+def test_no_equation_is_cut_off_on_a_projector(tab, name):
+    page = tab(f"{name}.html")
+    cut = page.evaluate(
+        """async () => {
+          await document.fonts.ready;
+          const equations = [...document.querySelectorAll(".katex-display")];
+          const cut = equations.filter((node) => {
+            while (getComputedStyle(node).overflowX === "visible") node = node.parentElement;
+            return node.scrollWidth > node.clientWidth + 1;
+          });
+          return cut.map((node) => node.querySelector("annotation").textContent);
+        }"""
+    )
+    assert cut == []
+
+
 def hrefs(html):
     return re.findall(r'href="([^"#:]*)(?:#([^"]*))?"', html)
 
