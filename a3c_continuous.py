@@ -13,7 +13,7 @@ Parent: a2c_continuous.py, from which it differs in
    and statistics without a lock: each acts with a copy, and its gradient updates what is shared,
 2. rollouts of 64 steps of one environment, on the CPU.
 One worker is A2C of the same settings, bit for bit. A run of several is not reproducible, and
-resumed not bit-identical.
+not bit-identical when resumed.
 
 Departures from the paper:
 1. Every `checkpoint_interval` steps the running episodes are cut, as a time limit would.

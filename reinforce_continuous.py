@@ -56,7 +56,7 @@ class Args:
     total_timesteps: int = 1_000_000  # environment steps of the run
     learning_rate: float = 1e-3  # learning rate of the RMSprop optimizer
     anneal_lr: bool = True  # let the learning rate fall linearly to 0 at `total_timesteps`
-    num_steps: int = 1000  # most steps of an episode
+    num_steps: int = 1000  # maximum length of an episode
     gamma: float = 0.99  # discount factor γ
     baseline: Literal["none", "mean", "value"] = "value"  # b: 0, the mean of R, or V(s)
     ent_coef: float = 0.0  # weight of the policy's entropy in the objective

@@ -11,7 +11,7 @@ Actor: maximise E[min_i Q_i(s, a) - α log π(a|s)], a ~ π(·|s); α such that 
 Parent: svg0_continuous.py, from which it differs in
 1. entropy: a bonus in target and objective, its weight α tuned by gradient descent,
 2. twin critics, with the minimum of both in target and objective,
-3. a standard deviation of the state, no slow copy of the actor; `q_lr` and no delay of the actor.
+3. a state-dependent standard deviation, no slow copy or delay of the actor, and `q_lr`.
 
 Departures from the paper:
 1. Every `checkpoint_interval` steps the running episodes are cut, as a time limit would.
