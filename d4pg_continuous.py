@@ -63,7 +63,7 @@ class Args:
     policy_frequency: int = 2  # critic updates for each update of the actor and the targets
     policy_noise: float = 0.0  # σ of target policy smoothing, relative to half the action range
     noise_clip: float = 0.5  # bound c of that noise, relative to half the action range
-    n_steps: int = 3  # rewards in a target, where the episode has as many
+    n_steps: int = 3  # rewards in a target, or fewer where the episode ends
     v_min: float = -50.0  # lowest return that the critic can represent
     v_max: float = 500.0  # highest return that the critic can represent
     # every run
