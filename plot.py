@@ -36,7 +36,7 @@ import stats
 # what may differ between the seeds of a curve, and what args.json has besides arguments
 SAME = {"exp_name", "env_id", "max_episode_steps", "seed", "run_name", "resume", "total_timesteps"}
 SAME |= {"cuda", "torch_threads", "compile", "async_envs", "checkpoint_interval", "eval_interval"}
-SAME |= {"eval_episodes", "capture_video", "versions", "device", "git_commit", "threads", "script"}
+SAME |= {"eval_episodes", "capture_video", "versions", "device", "git_commit", "script"}
 RUN = ["script", "variant", "env_id", "max_episode_steps", "seed"]  # columns that name a run
 POINT = ["step", "hours", "mean", "std"]  # and those of a point
 RETURN = "eval/episodic_return"

@@ -23,6 +23,7 @@ import multiprocessing
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 import warnings
@@ -310,6 +311,14 @@ def fail(message: str, code: int = 2):
     raise SystemExit(code)
 
 
+def say(message: str) -> None:
+    """Print a line; that its reader is gone, as `| tee` is after Ctrl-C, is no reason to end."""
+    try:
+        print(message, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def check_args(args) -> None:
     """Refuse numbers that no run can use."""
     may_be_zero = "seed", "checkpoint_interval", "eval_interval", "learning_starts"
@@ -388,7 +397,7 @@ def evaluate(actor, args, episodes: int, video: Path | None = None):
         if dones.any():
             obs, _ = envs.reset(options={"reset_mask": dones})
     else:
-        print(f"an evaluation was cut at 1,000,000 steps: {args.env_id} needs --max-episode-steps")
+        say(f"an evaluation was cut at 1,000,000 steps: {args.env_id} needs --max-episode-steps")
     envs.close()
     return returns, discounted
 
@@ -431,7 +440,14 @@ class Run(ExitStack):
         check_args(args)
         mode = "async" if args.async_envs else "sync"
         self.args, self.envs = args, make_envs(args, args.num_envs, mode=mode)
-        self.callback(self.envs.close)
+        envs = self.envs
+
+        def close(error, *_):  # after an error without waiting for processes that may have died
+            for process in getattr(envs, "processes", ()) if error else ():
+                process.kill()
+            envs.close(terminate=bool(error))
+
+        self.push(close)
         self.obs_dim = self.envs.single_observation_space.shape[0]
         self.obs_space = gym.spaces.Box(-np.inf, np.inf, (self.obs_dim,), np.float32)
         self.action_space = self.envs.single_action_space
@@ -456,12 +472,12 @@ class Run(ExitStack):
             fail("--resume needs --run-name")
         default = f"{args.env_id}__{args.exp_name}__{args.seed}__{now}"
         name = args.run_name or default.replace("/", "-").replace(":", "-")
-        while not args.run_name and Path("runs", name).exists():
-            name += "-2"
-        self.dir, args.run_name = Path("runs", name), name
-        if name in (".", "..") or self.dir.name != name:
-            fail(f"--run-name must name a folder, not {name!r}")
         try:
+            while not args.run_name and Path("runs", name).exists():
+                name += "-2"
+            self.dir, args.run_name = Path("runs", name), name
+            if name in (".", "..") or self.dir.name != name:
+                fail(f"--run-name must name a folder, not {name!r}")
             self.dir.mkdir(parents=True, exist_ok=args.resume)
             self.enter_context(FileLock(self.dir / "lock").acquire(timeout=0))
         except FileExistsError:
@@ -486,7 +502,7 @@ class Run(ExitStack):
             fail(f"{self.dir} was made with another {', '.join(differ)}")
         self.global_step = self.progress.get("step", 0)
         if self.global_step >= total:
-            print(f"{self.dir} is finished")
+            say(f"{self.dir} is finished")
             return None
         checkpoint = load(self.dir / "checkpoint.pt")
         if self.progress and not checkpoint:
@@ -497,11 +513,14 @@ class Run(ExitStack):
             fail(f"{self.dir} is at step {self.global_step}, beyond --total-timesteps {total}")
         if checkpoint:
             self.restore(checkpoint)
+        if self.args.capture_video:
+            make_envs(self.args, 1, self.dir / "videos" / "check").close()
 
         (self.dir / "result.json").unlink(missing_ok=True)
         names = "torch", "numpy", "gymnasium", "mujoco", "stable-baselines3"
-        git = f"git -C '{Path(__file__).parent}' rev-parse -q --verify HEAD 2>{os.devnull}"
-        about = {"script": Path(__file__).name, "git_commit": os.popen(git).read().strip() or None}
+        git = {"cwd": Path(__file__).parent, "shell": True, "capture_output": True, "text": True}
+        commit = subprocess.run("git rev-parse -q --verify HEAD", **git).stdout.strip() or None
+        about = {"script": Path(__file__).name, "git_commit": commit}
         about |= {"versions": {name: version(name) for name in names}, "device": str(self.device)}
         save(self.dir / "args.json", asdict(self.args) | about)
         self.stops = stops = []
@@ -512,8 +531,6 @@ class Run(ExitStack):
 
         for signum in signal.SIGINT, signal.SIGTERM:
             self.callback(signal.signal, signum, signal.signal(signum, stop))
-        if self.args.capture_video:
-            make_envs(self.args, 1, self.dir / "videos" / "check").close()
         self.writer = SummaryWriter(str(self.dir), purge_step=self.global_step + 1)
         self.bar = tqdm(total=total, initial=self.global_step, unit=" steps", disable=None)
         self.callback(self.writer.close)
@@ -521,7 +538,7 @@ class Run(ExitStack):
         table = "".join(f"\n|{name}|{value}|" for name, value in asdict(self.args).items())
         self.writer.add_text("arguments", "|argument|value|\n|-|-|" + table, self.global_step + 1)
         where = f"{self.device}, {self.args.torch_threads} thread(s)"
-        print(f"{self.dir}: steps {self.global_step:,} to {total:,} on {where}", flush=True)
+        say(f"{self.dir}: steps {self.global_step:,} to {total:,} on {where}")
         self.log_time = time.perf_counter()
         self.start_time = self.log_time - self.progress["seconds"]
         return self.begin_segment()
@@ -568,8 +585,9 @@ class Run(ExitStack):
         self.check_finite({"action": actions})
         next_obs, rewards, terminations, truncations, infos = self.envs.step(actions)
         self.global_step += self.args.num_envs
+        self.check_finite({"observation": next_obs, "reward": rewards})
         self.stopping = bool(self.stops)
-        self.bar.update(self.args.num_envs)
+        self.bar.update(self.global_step - self.bar.n)
         for i in np.flatnonzero(terminations | truncations):
             self.log("charts/episodic_return", infos["episode"]["r"][i])
             self.log("charts/episodic_length", infos["episode"]["l"][i])
@@ -593,7 +611,8 @@ class Run(ExitStack):
 
     def check_finite(self, values: dict) -> None:
         for name, value in values.items():
-            if not torch.as_tensor(value).isfinite().all():
+            numbers = value if isinstance(value, np.ndarray) else torch.as_tensor(value)
+            if not (abs(numbers) < np.inf).all():
                 fail(f"{name} is not finite at step {self.global_step} of {self.dir}", code=1)
 
     def end_iteration(self, obs, metrics: dict):
@@ -612,13 +631,13 @@ class Run(ExitStack):
             left = max(self.args.total_timesteps - self.global_step, 0) / speed
             self.bar.clear()
             rest = f"{speed:.0f} steps/s, {tqdm.format_interval(left)} left"
-            print(f"step {self.global_step:,}: {self.score()}, {rest}", flush=True)
+            say(f"step {self.global_step:,}: {self.score()}, {rest}")
         if boundary:
             self.save_checkpoint()
             if self.stopping and not last:
                 self.close()
                 again = f"--resume --run-name {self.args.run_name}"
-                print(f"stopped at step {self.global_step}; to go on, add {again}")
+                say(f"stopped at step {self.global_step}; to go on, add {again}")
                 raise SystemExit(75 if signal.SIGTERM in self.stops else 130)
             obs = self.begin_segment()
         self.iteration_step = self.global_step
@@ -637,7 +656,10 @@ class Run(ExitStack):
         self.progress |= {"eval_mean": float(mean), "eval_std": float(std)}
         save(self.dir / "model.pt", nets.state_dict())
         if args.capture_video and video:
+            signals = signal.SIGINT, signal.SIGTERM  # a terminal's Ctrl-C would end ffmpeg as well
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
             evaluate(nets.actor, args, 1, self.dir / "videos" / f"step-{self.global_step}")
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def score(self) -> str:
         return f"return {self.progress['eval_mean']:.1f} ± {self.progress['eval_std']:.1f}"
@@ -649,14 +671,14 @@ class Run(ExitStack):
                 self.evaluate(video=True)
             save(self.dir / "result.json", self.progress)
             self.close()
-            print(f"{self.dir} is finished at step {self.global_step:,}: {self.score()}")
-            print(f"  tensorboard --logdir {self.dir}")
-            print(f"  python evaluate.py {self.dir} --video video.mp4")
-            print(f"  more: --resume --run-name {self.args.run_name} --total-timesteps N")
+            say(f"{self.dir} is finished at step {self.global_step:,}: {self.score()}")
+            say(f"  tensorboard --logdir {self.dir}")
+            say(f"  python evaluate.py {self.dir} --video video.mp4")
+            say(f"  more: --resume --run-name {self.args.run_name} --total-timesteps N")
         return self.progress
 
 
 if __name__ == "__main__":
     # whole numbers may be written as 1e5
-    words = [re.sub(r"(?<![^=])\d+e\d+$", lambda n: f"{float(n[0]):.0f}", w) for w in sys.argv[1:]]
+    words = [re.sub(r"(?<![^=])\d+e\d$", lambda n: f"{float(n[0]):.0f}", w) for w in sys.argv[1:]]
     train(tyro.cli(Args, args=words, description=__doc__))

@@ -41,6 +41,8 @@ def make_model(env: gym.Env, seed: int, algorithm: str = "ddpg", **settings) -> 
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 5:
+        sys.exit(__doc__)
     algorithm, env_id, steps, seed = *sys.argv[1:3], int(sys.argv[3]), int(sys.argv[4])
     warnings.filterwarnings("ignore", ".*is out of date")
     torch.set_num_threads(1)

@@ -208,8 +208,8 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=30, help="seconds for each function")
     parser.error = fail
     args = parser.parse_args()
-    if not args.timeout > 0:
-        fail("--timeout must be above 0")
+    if not 0 < args.timeout <= 1e6:
+        fail("--timeout must be above 0 and at most 1e6")
     sys.stdout.reconfigure(encoding="utf-8", errors="replace")
     tree, algorithm = parse(args.file)
     print(f"{args.file} is a copy of {script_path(algorithm).name}")

@@ -1,5 +1,6 @@
 """The run: what it leaves, how it stops, and that it can't be lost."""
 
+import io
 import itertools
 import json
 import math
@@ -74,12 +75,17 @@ def test_files_say_what_the_run_was(quick, script):
     assert "git_commit" in about
 
 
+def words(script, **settings):
+    """Return the command of a QUICK run as a user would type it."""
+    settings = QUICK | OWN[script.__name__] | settings
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    options = [option.replace("=True", "") for option in options]
+    return [sys.executable, ROOT / f"{script.__name__}.py", *options]
+
+
 def command_line(script, tmp_path, **settings):
     """Run the script as a user would; return the completed process."""
-    settings = QUICK | OWN[script.__name__] | settings
-    words = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
-    command = [sys.executable, ROOT / f"{script.__name__}.py", *words]
-    return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    return subprocess.run(words(script, **settings), cwd=tmp_path, capture_output=True, text=True)
 
 
 def test_what_a_run_prints_where_there_is_no_terminal(script, tmp_path):
@@ -99,8 +105,8 @@ def test_what_a_run_prints_where_there_is_no_terminal(script, tmp_path):
     ]
     assert re.fullmatch("\n".join(lines) + "\n", process.stdout), process.stdout
     assert os.listdir(tmp_path) == ["runs"]
-    words = shlex.split(process.stdout.splitlines()[5])[2:]
-    assert evaluate.tyro.cli(evaluate.Args, args=words).video.name == "video.mp4"
+    typed = shlex.split(process.stdout.splitlines()[5])[2:]
+    assert evaluate.tyro.cli(evaluate.Args, args=typed).video.name == "video.mp4"
 
 
 def test_existing_folder_is_never_overwritten(quick, capsys):
@@ -110,7 +116,8 @@ def test_existing_folder_is_never_overwritten(quick, capsys):
     assert contents(run_dir) == before
 
 
-def test_default_names_are_unique_and_safe(quick):
+def test_default_names_are_unique_and_safe(quick, script, monkeypatch):
+    monkeypatch.setattr(script.time, "strftime", lambda _: "now")
     names = {quick(total_timesteps=10)[0].name for _ in range(2)}
     assert len(names) == 2
     assert all(name.startswith("toy-Count-v0__") for name in names)
@@ -123,9 +130,52 @@ def test_folder_that_cannot_be_written(quick, capsys, tmp_path):
 
 @pytest.mark.skipif(find_library("EGL") is None, reason="no headless OpenGL (EGL) here")
 def test_capture_video_writes_the_last_evaluation(quick):
-    run_dir, _ = quick(env_id="InvertedPendulum-v4", capture_video=True, eval_interval=0)
-    assert [path.name for path in run_dir.glob("videos/*")] == ["step-300-episode-0.mp4"]
-    assert (run_dir / "videos" / "step-300-episode-0.mp4").stat().st_size > 1000
+    """And every 25th."""
+    run_dir, _ = quick(env_id="InvertedPendulum-v4", capture_video=True, eval_interval=10)
+    videos = [f"step-{step}-episode-0.mp4" for step in (250, 300)]
+    assert sorted(path.name for path in run_dir.glob("videos/*")) == videos
+    assert (run_dir / "videos" / videos[1]).stat().st_size > 1000
+
+
+def no_video(script, monkeypatch, fail=False):
+    """Have the script's environments record no video, or fail to."""
+    real = script.make_envs
+
+    def make_envs(args, num_envs, video=None, mode="sync"):
+        if video and fail:
+            script.fail("no camera here")
+        return real(args, num_envs, mode=mode)
+
+    monkeypatch.setattr(script, "make_envs", make_envs)
+
+
+def test_ctrl_c_during_a_video_is_kept_from_ffmpeg(quick, script, monkeypatch):
+    """A signal that comes while a video is made waits, also in the processes that it starts."""
+    no_video(script, monkeypatch)
+    real, blocked = script.evaluate, []
+
+    def evaluate(actor, args, episodes, video=None):
+        blocked.append((bool(video), signal.pthread_sigmask(signal.SIG_BLOCK, [])))
+        return real(actor, args, episodes, video)
+
+    monkeypatch.setattr(script, "evaluate", evaluate)
+    quick(capture_video=True, eval_interval=0)
+    assert blocked == [(False, set()), (True, {signal.SIGINT, signal.SIGTERM})]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+
+
+def test_run_that_cannot_record_is_refused_before_a_file_changes(
+    quick, script, capsys, monkeypatch
+):
+    settings = {"run_name": "x", "capture_video": True}
+    with monkeypatch.context() as patch:
+        no_video(script, patch)
+        run_dir, _ = quick(**settings)
+    before = contents(run_dir)
+    no_video(script, monkeypatch, fail=True)
+    settings |= {"resume": True, "total_timesteps": 400}
+    assert refused(capsys, quick, **settings) == "error: no camera here\n"
+    assert contents(run_dir) == before
 
 
 # ---- Evaluation ----
@@ -297,16 +347,48 @@ def test_signal_saves_where_the_run_stands(start, tmp_path, signum, code):
         assert steps == sorted(set(steps)), tag
 
 
+class Gone(io.TextIOBase):
+    """What stdout is when its reader has ended."""
+
+    def write(self, _):
+        raise BrokenPipeError
+
+    def fileno(self):
+        return self.file.fileno()
+
+
+def test_signal_saves_when_the_reader_of_the_output_has_ended(quick, script, monkeypatch, tmp_path):
+    """A terminal's Ctrl-C also ends the `tee` of `| tee log`."""
+    signal_at(150, script, monkeypatch, signal.SIGINT)
+    Gone.file = (tmp_path / "stdout").open("w")
+    monkeypatch.setattr(sys, "stdout", Gone())
+    with pytest.raises(SystemExit, match="^130$"):
+        quick(run_name="x", eval_interval=10)
+    assert checkpoint_step(tmp_path / "runs" / "x") == 150
+    os.write(Gone.file.fileno(), b"from here on it is of no use")
+    assert (tmp_path / "stdout").read_text() == ""
+
+
 def test_environments_in_processes_of_their_own_change_no_weight(quick):
     settings = {"env_id": "InvertedPendulum-v4", "num_envs": 3}
     together, apart = (weights(quick(async_envs=mode, **settings)[0]) for mode in (False, True))
     assert same(together, apart)
 
 
-def running(pids):
-    """Return those that are processes, and not zombies."""
-    states = [Path(f"/proc/{pid}/stat") for pid in pids]
-    return [path for path in states if path.exists() and path.read_text().split()[2] != "Z"]
+def descendants(pid):
+    """Return the processes that a process started, and those that they did, the latter last."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return children + [one for child in children for one in descendants(child)]
+
+
+def have_ended(pids):
+    """Tell whether soon none of them is a process, or but a zombie."""
+    for _ in range(200):
+        time.sleep(0.05)
+        states = [Path(f"/proc/{pid}/stat") for pid in pids]
+        if all(not path.exists() or path.read_text().split()[2] == "Z" for path in states):
+            return True
+    return False
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -316,20 +398,33 @@ def test_processes_of_environments_end_with_the_run(start, tmp_path, signum, cod
     settings = {"async_envs": True, "num_envs": 2, "checkpoint_interval": 0}
     process = start(run_name="stopped", total_timesteps=1_000_000, **settings)
     wait_for_file(tmp_path / "runs" / "stopped" / "model.pt", process)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    assert len(children) == 2
-    for pid in [*map(int, children), process.pid]:
+    others = descendants(process.pid)
+    assert len(others) >= 2
+    for pid in [*map(int, others), process.pid]:
         if signum == signal.SIGINT or pid == process.pid:
             os.kill(pid, signum)
     process.join()
     assert process.exitcode == code
     if signum == signal.SIGINT:
         assert checkpoint_step(tmp_path / "runs" / "stopped") >= 100
-    for _ in range(200):
-        time.sleep(0.05)
-        if not running(children):
-            break
-    assert running(children) == []
+    assert have_ended(others)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_death_of_an_environments_process_ends_the_run(script, tmp_path):
+    settings = {"run_name": "dead", "total_timesteps": 1_000_000, "checkpoint_interval": 0}
+    settings |= {"env_id": "InvertedPendulum-v4", "async_envs": True, "num_envs": 2}
+    process = subprocess.Popen(words(script, **settings), cwd=tmp_path, stderr=subprocess.DEVNULL)
+    try:
+        while not (tmp_path / "runs" / "dead" / "model.pt").exists():
+            time.sleep(0.05)
+            assert process.poll() is None
+        others = descendants(process.pid)
+        os.kill(int(others[-1]), signal.SIGKILL)
+        assert process.wait(60) == 1
+        assert have_ended(others)
+    finally:
+        process.kill()
 
 
 def test_second_interrupt_quits_at_once(start, tmp_path):
@@ -379,6 +474,7 @@ def test_however_train_ends_it_lets_go_at_once(quick, script, monkeypatch, tmp_p
     def handler(*_):
         pass
 
+    script.tqdm(disable=True)  # whose first bar starts a thread that stays
     signals, threads = (signal.SIGINT, signal.SIGTERM), threading.active_count()
     before = [signal.signal(signum, handler) for signum in signals]
     try:
@@ -406,7 +502,12 @@ def test_finished_run_returns_at_once_and_can_be_extended(quick, script):
     assert contents(run_dir) == before
     assert quick(resume=True, **settings | {"total_timesteps": 200})[1] == result
     assert contents(run_dir) == before
-    assert quick(resume=True, total_timesteps=500, **settings)[1]["step"] == 500
+    checkpoint = torch.load(run_dir / "checkpoint.pt", weights_only=True)
+    checkpoint["progress"]["seconds"] += 1000
+    torch.save(checkpoint, run_dir / "checkpoint.pt")
+    longer = quick(resume=True, total_timesteps=500, **settings)[1]
+    assert (longer["step"], longer["SPS"]) == (500, 500 / longer["seconds"])
+    assert longer["seconds"] > result["seconds"] + 1000
     whole, _ = quick(total_timesteps=500, **settings | {"run_name": "whole"})
     assert same(weights(run_dir), weights(whole))
 
@@ -500,35 +601,55 @@ def test_full_disk_while_saving_leaves_the_last_good_checkpoint(quick, script, c
     assert not list(run_dir.glob("*.tmp"))
 
 
-def test_loss_that_is_not_finite_stops_the_run(quick, capsys, tmp_path):
-    error = refused(capsys, quick, 1, env_id="toy/NanLater-v0", run_name="nan")
-    assert re.fullmatch(r"error: \w+ is not finite at step (1[5-9]\d|200) of runs/nan\n", error)
+def test_reward_that_is_not_finite_stops_the_run(quick, capsys, tmp_path):
+    """Before it is in a checkpoint, which would stop each resumed run as well."""
+    settings = {"env_id": "toy/NanLater-v0", "run_name": "nan", "checkpoint_interval": 50}
+    error = refused(capsys, quick, 1, **settings, eval_interval=0)
+    assert error == "error: reward is not finite at step 151 of runs/nan\n"
+    assert checkpoint_step(tmp_path / "runs" / "nan") == 150
+
+
+def loss_turns_nan(script, monkeypatch):
+    """Have the critic's loss be no number from step 151 on."""
+    real_step, real_loss, late = script.Run.step, script.critic_loss, []
+
+    def step(run, actions):
+        stepped = real_step(run, actions)
+        late.extend([True] * (run.global_step > 150))
+        return stepped
+
+    def critic_loss(*words):
+        loss, metrics = real_loss(*words)
+        return loss * (math.nan if late else 1), metrics
+
+    monkeypatch.setattr(script.Run, "step", step)
+    monkeypatch.setattr(script, "critic_loss", critic_loss)
+
+
+def test_loss_that_is_not_finite_stops_the_run(quick, script, monkeypatch, capsys, tmp_path):
+    loss_turns_nan(script, monkeypatch)
+    error = refused(capsys, quick, 1, run_name="nan")
+    assert re.fullmatch(r"error: \S+ is not finite at step (1[5-9]\d|200) of runs/nan\n", error)
     path = tmp_path / "runs" / "nan" / "checkpoint.pt"
     checkpoint = torch.load(path, weights_only=True)
     assert checkpoint["progress"]["step"] == 100
     assert all(tensor.isfinite().all() for tensor in checkpoint["nets"].values())
 
 
-def all_of_replay(script):
-    """Return settings by which a batch is sure to hold each transition."""
-    return {"batch_size": 2000, "learning_starts": 140} if hasattr(script, "ReplayBuffer") else {}
-
-
-def test_loss_that_is_not_finite_at_the_last_step_is_no_result(quick, script, tmp_path):
-    """The reward of step 151, the last one, is not a number."""
-    settings = all_of_replay(script)
+def test_loss_that_is_not_finite_at_the_last_step_is_no_result(
+    quick, script, monkeypatch, tmp_path
+):
+    loss_turns_nan(script, monkeypatch)
     with pytest.raises(SystemExit, match="^1$"):
-        quick(env_id="toy/NanLater-v0", run_name="nan", total_timesteps=151, **settings)
+        quick(run_name="nan", total_timesteps=151)
     run_dir = tmp_path / "runs" / "nan"
     assert not (run_dir / "result.json").exists()
     assert all(tensor.isfinite().all() for tensor in weights(run_dir).values())
 
 
-def test_loss_that_is_not_finite_never_reaches_the_model(quick, script, tmp_path):
-    """The reward of step 151 is not a number, and an evaluation comes right after it."""
-    settings = all_of_replay(script) | {"checkpoint_interval": 0}
-    if "policy_frequency" in vars(script.Args()):
-        settings["policy_frequency"] = 1
+def test_loss_that_is_not_finite_never_reaches_the_model(quick, script, monkeypatch, tmp_path):
+    """The loss of step 151 is not a number, and an evaluation comes right after it."""
+    loss_turns_nan(script, monkeypatch)
     with pytest.raises(SystemExit, match="^1$"):
-        quick(env_id="toy/NanLater-v0", run_name="nan", eval_interval=151, **settings)
+        quick(run_name="nan", eval_interval=151, checkpoint_interval=0)
     assert not (tmp_path / "runs" / "nan" / "model.pt").exists()
