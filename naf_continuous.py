@@ -364,10 +364,12 @@ class Run(ExitStack):
             fail("--resume needs --run-name")
         default = f"{args.env_id}__{args.exp_name}__{args.seed}__{now}"
         name = args.run_name or default.replace("/", "-").replace(":", "-")
+        self.dir = Path("runs", name)
         try:
-            while not args.run_name and Path("runs", name).exists():
+            while not args.run_name and self.dir.exists():
                 name += "-2"
-            self.dir, args.run_name = Path("runs", name), name
+                self.dir = Path("runs", name)
+            args.run_name = name
             if name in (".", "..") or self.dir.name != name:
                 fail(f"--run-name must name a folder, not {name!r}")
             self.dir.mkdir(parents=True, exist_ok=args.resume)
@@ -470,7 +472,13 @@ class Run(ExitStack):
         set_random_seed(seed)
         np.random.seed(numpy_seed)  # a generator of PyTorch's kind: from one seed the same numbers
         self.envs.action_space.seed(space_seed)
-        return self.envs.reset(seed=seed)[0]
+        return self.reset(seed=seed)
+
+    def reset(self, **how):
+        """Reset environments; return the first observations."""
+        obs = self.envs.reset(**how)[0]
+        self.check_finite({"observation": obs})
+        return obs
 
     def step(self, actions):
         """Step the environments and log the episodes that end; return what `envs.step` returns."""
@@ -487,7 +495,7 @@ class Run(ExitStack):
 
     def reset_finished(self, next_obs, dones):
         """Return the observations to act on: of a new episode where the old one is done."""
-        return self.envs.reset(options={"reset_mask": dones})[0] if dones.any() else next_obs
+        return self.reset(options={"reset_mask": dones}) if dones.any() else next_obs
 
     def due(self, interval: int) -> bool:
         """Tell whether a multiple of `interval` was passed in this iteration; never for 0."""
@@ -550,8 +558,10 @@ class Run(ExitStack):
         if args.capture_video and video:
             signals = signal.SIGINT, signal.SIGTERM  # a terminal's Ctrl-C would end ffmpeg as well
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-            evaluate(nets.actor, args, 1, self.dir / "videos" / f"step-{self.global_step}")
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            try:
+                evaluate(nets.actor, args, 1, self.dir / "videos" / f"step-{self.global_step}")
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def score(self) -> str:
         return f"return {self.progress['eval_mean']:.1f} ± {self.progress['eval_std']:.1f}"

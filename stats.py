@@ -3,8 +3,9 @@
 As in Agarwal et al. 2021, arXiv:2108.13264, and their rliable: interquartile mean over seeds,
 percentile intervals of the stratified bootstrap. Standard deviations divide by n - 1.
 
-The runs come as the DataFrame that plot.py reads: a row for each evaluation, with the columns tag,
-panel (the environment), script, curve, seed, step, hours and mean.
+The runs come as the rows of one tag in the DataFrame that plot.py reads, data[data.tag == tag]: a
+row for each point, with the columns tag, panel (the environment), script, curve, seed, step, hours
+and mean.
 """
 
 from pathlib import Path

@@ -128,6 +128,11 @@ def test_folder_that_cannot_be_written(quick, capsys, tmp_path):
     assert "runs" in refused(capsys, quick)
 
 
+def test_default_name_that_is_too_long(quick, capsys, tmp_path):
+    (tmp_path / "runs").mkdir()
+    assert "cannot write" in refused(capsys, quick, exp_name="x" * 300)
+
+
 @pytest.mark.skipif(find_library("EGL") is None, reason="no headless OpenGL (EGL) here")
 def test_capture_video_writes_the_last_evaluation(quick):
     """And every 25th."""
@@ -150,7 +155,7 @@ def no_video(script, monkeypatch, fail=False):
 
 
 def test_ctrl_c_during_a_video_is_kept_from_ffmpeg(quick, script, monkeypatch):
-    """A signal that comes while a video is made waits, also in the processes that it starts."""
+    """The processes that recording starts inherit a mask that blocks a terminal's signals."""
     no_video(script, monkeypatch)
     real, blocked = script.evaluate, []
 
@@ -160,6 +165,9 @@ def test_ctrl_c_during_a_video_is_kept_from_ffmpeg(quick, script, monkeypatch):
 
     monkeypatch.setattr(script, "evaluate", evaluate)
     quick(capture_video=True, eval_interval=0)
+    monkeypatch.setattr(script, "evaluate", lambda *words: die() if words[3:] else real(*words))
+    with pytest.raises(MemoryError):
+        quick(capture_video=True, eval_interval=0, run_name="no encoder")
     assert blocked == [(False, set()), (True, {signal.SIGINT, signal.SIGTERM})]
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
 
@@ -607,6 +615,22 @@ def test_reward_that_is_not_finite_stops_the_run(quick, capsys, tmp_path):
     error = refused(capsys, quick, 1, **settings, eval_interval=0)
     assert error == "error: reward is not finite at step 151 of runs/nan\n"
     assert checkpoint_step(tmp_path / "runs" / "nan") == 150
+
+
+def test_observation_that_is_not_finite_stops_the_run(quick, script, monkeypatch, capsys, tmp_path):
+    """That of a reset, before it is in a checkpoint."""
+    real, resets = script.gym.vector.SyncVectorEnv.reset, []
+
+    def reset(envs, **how):
+        obs, infos = real(envs, **how)
+        resets.append("options" in how)
+        return np.where(sum(resets) > 10, np.nan, obs), infos
+
+    monkeypatch.setattr(script.gym.vector.SyncVectorEnv, "reset", reset)
+    error = refused(capsys, quick, 1, run_name="nan", eval_interval=0, checkpoint_interval=10)
+    step = int(re.fullmatch(r"error: observation is not finite at step (\d+) of .*\n", error)[1])
+    checkpoint = torch.load(tmp_path / "runs" / "nan" / "checkpoint.pt", weights_only=True)
+    assert 0 < step - checkpoint["progress"]["step"] <= 50  # a rollout of PPO
 
 
 def loss_turns_nan(script, monkeypatch):
