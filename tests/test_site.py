@@ -375,8 +375,8 @@ FAULTS = {
     ),
     "broken TeX": (
         "lecture/notes/sac.md",
-        r"J_\pi = ",
-        r"J_{\pi = ",
+        r"J_\pi &= ",
+        r"J_{\pi &= ",
         "lecture/notes/sac.md: broken TeX: KaTeX parse error",
     ),
     "link to a test that is not there": (
