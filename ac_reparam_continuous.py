@@ -248,7 +248,7 @@ def fail(message: str, code: int = 2):
 
 
 def say(message: str) -> None:
-    """Print a line; that its reader is gone, as `| tee` is after Ctrl-C, is no reason to end."""
+    """Print a line. If its reader is gone, as `| tee` is after Ctrl-C, the run goes on."""
     try:
         print(message, flush=True)
     except BrokenPipeError:
@@ -378,7 +378,7 @@ class Run(ExitStack):
         self.args, self.envs = args, make_envs(args, args.num_envs, mode=mode)
         envs = self.envs
 
-        def close(error, *_):  # after an error without waiting for processes that may have died
+        def close(error, *_):  # after an error, do not wait for a process that may have died
             for process in getattr(envs, "processes", ()) if error else ():
                 process.kill()
             envs.close(terminate=bool(error))

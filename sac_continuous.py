@@ -11,7 +11,7 @@ Actor: maximise E[min_i Q_i(s, a) - α log π(a|s)], a ~ π(·|s); α such that 
 Parent: svg0_continuous.py, from which it differs in
 1. entropy: a bonus in target and objective, its weight α tuned by gradient descent,
 2. twin critics, with the minimum of both in target and objective,
-3. a state-dependent standard deviation, no slow copy or delay of the actor, and `q_lr`.
+3. a state-dependent standard deviation, no slow copy or delay of the actor, faster critics.
 
 Departures from the paper:
 1. Every `checkpoint_interval` steps the running episodes are cut, as a time limit would.
@@ -262,7 +262,7 @@ def fail(message: str, code: int = 2):
 
 
 def say(message: str) -> None:
-    """Print a line; that its reader is gone, as `| tee` is after Ctrl-C, is no reason to end."""
+    """Print a line. If its reader is gone, as `| tee` is after Ctrl-C, the run goes on."""
     try:
         print(message, flush=True)
     except BrokenPipeError:
@@ -392,7 +392,7 @@ class Run(ExitStack):
         self.args, self.envs = args, make_envs(args, args.num_envs, mode=mode)
         envs = self.envs
 
-        def close(error, *_):  # after an error without waiting for processes that may have died
+        def close(error, *_):  # after an error, do not wait for a process that may have died
             for process in getattr(envs, "processes", ()) if error else ():
                 process.kill()
             envs.close(terminate=bool(error))

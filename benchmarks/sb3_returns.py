@@ -7,7 +7,7 @@ SB3's DDPG is its TD3 with one critic and no smoothing; TD3 is used here because
 actor and the targets be delayed, as `policy_frequency` 2 does.
 """
 
-import sys
+import argparse
 import warnings
 
 import gymnasium as gym
@@ -41,19 +41,23 @@ def make_model(env: gym.Env, seed: int, algorithm: str = "ddpg", **settings) -> 
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 5:
-        sys.exit(__doc__)
-    algorithm, env_id, steps, seed = *sys.argv[1:3], int(sys.argv[3]), int(sys.argv[4])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("algorithm", choices=["ddpg", "td3"])
+    parser.add_argument("env_id")
+    parser.add_argument("steps", type=int)
+    parser.add_argument("seed", type=int)
+    args = parser.parse_args()
     warnings.filterwarnings("ignore", ".*is out of date")
     torch.set_num_threads(1)
-    eval_env = Monitor(gym.make(env_id))
-    eval_env.reset(seed=seed + 100)
+    eval_env = Monitor(gym.make(args.env_id))
+    eval_env.reset(seed=args.seed + 100)
     evaluations = EvalCallback(
         eval_env,
         n_eval_episodes=10,
         eval_freq=10_000,
-        log_path=f"runs/sb3_{algorithm}__{env_id}__{seed}",
+        log_path=f"runs/sb3_{args.algorithm}__{args.env_id}__{args.seed}",
         deterministic=True,
         verbose=0,
     )
-    make_model(gym.make(env_id), seed, algorithm).learn(steps, callback=evaluations)
+    model = make_model(gym.make(args.env_id), args.seed, args.algorithm)
+    model.learn(args.steps, callback=evaluations)

@@ -1,6 +1,6 @@
 """Copy a script's Run section into all others: python docs/copy_run.py ddpg_continuous.py."""
 
-import sys
+import argparse
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -13,10 +13,10 @@ def copy_run(edited: Path, scripts: list[Path]) -> None:
     for script in scripts:
         own, ruler, _ = script.read_text().partition(RULER)
         if ruler:  # a script written from scratch may have none
-            script.write_text(own + RULER + section)
+            script.write_text(own + ruler + section)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    copy_run(Path(sys.argv[1]), sorted(ROOT.glob("*_continuous.py")))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("edited", type=Path, help="the script whose Run section the others get")
+    copy_run(parser.parse_args().edited, sorted(ROOT.glob("*_continuous.py")))

@@ -89,19 +89,20 @@ def command_line(script, tmp_path, **settings):
 
 
 def test_what_a_run_prints_where_there_is_no_terminal(script, tmp_path):
-    """And nothing but its folder is new. A whole number may be written as 2e2."""
-    settings = {"env_id": "HalfCheetah-v4", "max_episode_steps": 20, "run_name": "x"}
+    """And nothing but its folder is new. A whole number may be written as 2e2, a name may not."""
+    name = "12e3456"
+    settings = {"env_id": "HalfCheetah-v4", "max_episode_steps": 20, "run_name": name}
     process = command_line(script, tmp_path, total_timesteps="2e2", **settings)
     assert (process.returncode, process.stderr) == (0, "")
     returned = r"return -?\d+\.\d ± \d+\.\d"
     lines = [
-        r"runs/x: steps 0 to 200 on cpu, 1 thread\(s\)",
+        rf"runs/{name}: steps 0 to 200 on cpu, 1 thread\(s\)",
         rf"step 100: {returned}, \d+ steps/s, \d\d:\d\d left",
         rf"step 200: {returned}, \d+ steps/s, 00:00 left",
-        rf"runs/x is finished at step 200: {returned}",
-        r"  tensorboard --logdir runs/x",
-        r"  python evaluate\.py runs/x --video video\.mp4",
-        r"  more: --resume --run-name x --total-timesteps N",
+        rf"runs/{name} is finished at step 200: {returned}",
+        rf"  tensorboard --logdir runs/{name}",
+        rf"  python evaluate\.py runs/{name} --video video\.mp4",
+        rf"  more: --resume --run-name {name} --total-timesteps N",
     ]
     assert re.fullmatch("\n".join(lines) + "\n", process.stdout), process.stdout
     assert os.listdir(tmp_path) == ["runs"]
@@ -373,7 +374,7 @@ def test_signal_saves_when_the_reader_of_the_output_has_ended(quick, script, mon
     with pytest.raises(SystemExit, match="^130$"):
         quick(run_name="x", eval_interval=10)
     assert checkpoint_step(tmp_path / "runs" / "x") == 150
-    os.write(Gone.file.fileno(), b"from here on it is of no use")
+    os.write(Gone.file.fileno(), b"to /dev/null")  # what is still to be flushed goes there
     assert (tmp_path / "stdout").read_text() == ""
 
 
@@ -390,7 +391,7 @@ def descendants(pid):
 
 
 def have_ended(pids):
-    """Tell whether soon none of them is a process, or but a zombie."""
+    """Tell whether within ten seconds each has ended, if only as a zombie."""
     for _ in range(200):
         time.sleep(0.05)
         states = [Path(f"/proc/{pid}/stat") for pid in pids]

@@ -119,8 +119,10 @@ def test_run_section_is_copied_into_all_scripts(tmp_path):
         if name == "td3":
             text = text.replace("# ---- Run ----\n", "# ---- Run ----\n# edited\n")
         (tmp_path / f"{name}_continuous.py").write_text(text)
+    (tmp_path / "scratch_continuous.py").write_text("from_scratch = True\n")
     command = [sys.executable, "docs/copy_run.py", "td3_continuous.py"]
     subprocess.run(command, cwd=tmp_path, check=True)
+    assert (tmp_path / "scratch_continuous.py").read_text() == "from_scratch = True\n"
     for name in SCRIPTS:
         above, run = source(name).split("# ---- Run ----\n")
         copied = (tmp_path / f"{name}_continuous.py").read_text()

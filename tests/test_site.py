@@ -218,6 +218,8 @@ def test_results_show_table_and_every_metric(site):
     assert html.count("<tr>") > 20
     for tag in "charts/episodic_return", "losses/qf1_values", "losses/approx_kl", "losses/alpha":
         assert f"<code>{tag}</code>" in html
+    assert html.count("<code>losses/entropy</code>") > 1  # SAC's and PPO's mean different things
+    assert "nan" not in re.findall(r"[a-z]+", html)
 
 
 def test_theme_is_that_of_the_system_and_the_button_changes_it(tab):
