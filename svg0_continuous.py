@@ -366,10 +366,12 @@ class Run(ExitStack):
         self.args, self.envs = args, make_envs(args, args.num_envs, mode=mode)
         envs = self.envs
 
-        def close(error, *_):  # after an error, do not wait for a process that may have died
+        def close(_, error, __):  # after an error, do not wait for a process that may have died
             for process in getattr(envs, "processes", ()) if error else ():
                 process.kill()
             envs.close(terminate=bool(error))
+            if isinstance(error, MemoryError):  # a replay buffer or rollout that is too large
+                fail(f"out of memory: {error}")
 
         self.push(close)
         self.obs_dim = self.envs.single_observation_space.shape[0]

@@ -1,5 +1,6 @@
 """What is stored is what happened, within the bounds of each dimension; the rest is refused."""
 
+import re
 from ctypes.util import find_library
 
 import numpy as np
@@ -157,6 +158,15 @@ def test_unusable_input_gets_one_line_and_exit_code_2(quick, capsys, tmp_path, s
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert word in error
+    assert list(tmp_path.iterdir()) == []
+
+
+@only(["ddpg_continuous"])
+def test_buffer_that_fits_no_memory_gets_one_line(quick, capsys, tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        quick(env_id="Humanoid-v4", buffer_size=2**31)
+    assert stop.value.code == 2
+    assert re.fullmatch("error: out of memory: Unable to allocate .*\n", capsys.readouterr().err)
     assert list(tmp_path.iterdir()) == []
 
 
