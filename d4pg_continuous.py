@@ -395,12 +395,10 @@ class Run(ExitStack):
         self.args, self.envs = args, make_envs(args, args.num_envs, mode=mode)
         envs = self.envs
 
-        def close(_, error, __):  # after an error, do not wait for a process that may have died
+        def close(error, *_):  # after an error, do not wait for a process that may have died
             for process in getattr(envs, "processes", ()) if error else ():
                 process.kill()
             envs.close(terminate=bool(error))
-            if isinstance(error, MemoryError):  # a replay buffer or rollout that is too large
-                fail(f"out of memory: {error}")
 
         self.push(close)
         self.obs_dim = self.envs.single_observation_space.shape[0]
@@ -411,6 +409,11 @@ class Run(ExitStack):
         self.device = torch.device("cuda" if torch.cuda.is_available() and args.cuda else "cpu")
         torch.set_num_threads(args.torch_threads)
         set_random_seed(args.seed)
+
+    def __exit__(self, kind, error, trace):
+        super().__exit__(kind, error, trace)
+        if isinstance(error, MemoryError) and not hasattr(self, "dir"):  # before it began
+            fail(f"out of memory: {error}")
 
     def compile(self, function):
         """Return a loss with its gradient as one compiled graph, with --compile; else as it is."""
