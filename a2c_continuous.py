@@ -88,7 +88,7 @@ class Normalizer(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64))
         self.register_buffer("var", torch.ones(shape, dtype=torch.float64))
-        self.register_buffer("count", torch.tensor(1e-4, dtype=torch.float64))
+        self.register_buffer("count", torch.tensor(0.0, dtype=torch.float64))
 
     def update(self, x):
         old = [buffer.cpu().numpy() for buffer in self.buffers()]
@@ -97,7 +97,7 @@ class Normalizer(nn.Module):
             buffer.copy_(torch.as_tensor(value))
 
     def forward(self, x):
-        return ((x - self.mean) / (self.var + 1e-8).sqrt()).clamp(-10, 10).float()
+        return ((x.double() - self.mean) / (self.var + 1e-8).sqrt()).clamp(-10, 10).float()
 
 
 def mlp(in_dim, out_dim, gain):
@@ -127,7 +127,7 @@ class Actor(nn.Module):
         super().__init__()
         self.obs_normalizer = Normalizer(obs_dim)
         self.mu = mlp(obs_dim, act_dim, gain=0.01)
-        self.log_std = nn.Parameter(torch.zeros(act_dim))
+        self.log_std = nn.Parameter(torch.full((act_dim,), -0.5))  # σ = 0.61
         self.register_buffer("action_scale", torch.as_tensor(action_high - action_low).float() / 2)
         self.register_buffer("action_bias", torch.as_tensor(action_high + action_low).float() / 2)
 
@@ -228,7 +228,6 @@ def train(args: Args) -> dict:
     with Run(args) as run:
         batch_size = args.num_envs * args.num_steps
         nets = Networks(run.obs_dim, run.act_dim, run.action_low, run.action_high).to(run.device)
-        nn.init.constant_(nets.actor.log_std, -0.5)  # σ = 0.61: from 1 it falls too slowly
         optimizer = optim.RMSprop(nets.parameters(), lr=args.learning_rate, eps=1e-5)
         rollout = Rollout(args.num_steps, args.num_envs, run.obs_dim, run.act_dim)
         gradient = run.compile(backward)
@@ -359,7 +358,7 @@ def evaluate(actor, args, episodes: int, video: Path | None = None):
     obs, _ = envs.reset(seed=seeds.tolist())
     returns, discounted, running = np.zeros(episodes), np.zeros(episodes), np.full(episodes, True)
     for step in range(1_000_000 // episodes):
-        actions = actor(torch.as_tensor(obs).to(actor.action_scale)).cpu().numpy()
+        actions = actor(torch.as_tensor(obs, device=actor.action_scale.device)).cpu().numpy()
         obs, rewards, terminations, truncations, _ = envs.step(actions.clip(low, high))
         returns[running] += rewards[running]
         discounted[running] += args.gamma**step * rewards[running]

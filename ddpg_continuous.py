@@ -109,7 +109,7 @@ class Actor(nn.Module):
         self.register_buffer("action_bias", (self.action_high + self.action_low) / 2)
 
     def forward(self, x):
-        x = F.relu(self.fc1(x))
+        x = F.relu(self.fc1(x.float()))
         x = F.relu(self.fc2(x))
         x = torch.tanh(self.fc_mu(x))
         return x * self.action_scale + self.action_bias
@@ -308,7 +308,7 @@ def evaluate(actor, args, episodes: int, video: Path | None = None):
     obs, _ = envs.reset(seed=seeds.tolist())
     returns, discounted, running = np.zeros(episodes), np.zeros(episodes), np.full(episodes, True)
     for step in range(1_000_000 // episodes):
-        actions = actor(torch.as_tensor(obs).to(actor.action_scale)).cpu().numpy()
+        actions = actor(torch.as_tensor(obs, device=actor.action_scale.device)).cpu().numpy()
         obs, rewards, terminations, truncations, _ = envs.step(actions.clip(low, high))
         returns[running] += rewards[running]
         discounted[running] += args.gamma**step * rewards[running]

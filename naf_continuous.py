@@ -96,7 +96,7 @@ class QNetwork(nn.Module):
 
     def heads(self, x):
         """V(s), μ(s) within the bounds, and L(s), lower triangular with a positive diagonal."""
-        x = F.relu(self.fc1(x))
+        x = F.relu(self.fc1(x.float()))
         x = F.relu(self.fc2(x))
         mu = torch.tanh(self.fc_mu(x)) * self.action_scale + self.action_bias
         entries = self.fc_l(x).unflatten(1, (mu.shape[1], mu.shape[1]))
@@ -278,7 +278,7 @@ def evaluate(actor, args, episodes: int, video: Path | None = None):
     obs, _ = envs.reset(seed=seeds.tolist())
     returns, discounted, running = np.zeros(episodes), np.zeros(episodes), np.full(episodes, True)
     for step in range(1_000_000 // episodes):
-        actions = actor(torch.as_tensor(obs).to(actor.action_scale)).cpu().numpy()
+        actions = actor(torch.as_tensor(obs, device=actor.action_scale.device)).cpu().numpy()
         obs, rewards, terminations, truncations, _ = envs.step(actions.clip(low, high))
         returns[running] += rewards[running]
         discounted[running] += args.gamma**step * rewards[running]

@@ -112,7 +112,7 @@ class Actor(nn.Module):
 
     def distribution(self, x):
         """π(·|s): a = tanh(u) · scale + bias, u ~ N(m, σ²), with the density of a."""
-        x = F.relu(self.fc1(x))
+        x = F.relu(self.fc1(x.float()))
         x = F.relu(self.fc2(x))
         normal = Normal(self.fc_mu(x), self.log_std.exp(), validate_args=False)
         rescale = AffineTransform(self.action_bias, self.action_scale, 1, cache_size=1)
@@ -310,7 +310,7 @@ def evaluate(actor, args, episodes: int, video: Path | None = None):
     obs, _ = envs.reset(seed=seeds.tolist())
     returns, discounted, running = np.zeros(episodes), np.zeros(episodes), np.full(episodes, True)
     for step in range(1_000_000 // episodes):
-        actions = actor(torch.as_tensor(obs).to(actor.action_scale)).cpu().numpy()
+        actions = actor(torch.as_tensor(obs, device=actor.action_scale.device)).cpu().numpy()
         obs, rewards, terminations, truncations, _ = envs.step(actions.clip(low, high))
         returns[running] += rewards[running]
         discounted[running] += args.gamma**step * rewards[running]
