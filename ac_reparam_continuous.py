@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["torch==2.13.0", "numpy==2.4.6", "gymnasium[mujoco]==1.4.0", "mujoco==3.15.0",
 #     "stable-baselines3==2.9.2", "tyro==1.0.17", "tensorboard==2.21.0", "tqdm==4.70.1",
-#     "filelock==4.2.11", "moviepy==2.2.1"]
+#     "filelock==4.2.11"]
 # ///
 """Actor-critic of the lecture's homework, an SVG(0), Heess et al. 2015, arXiv:1510.09142.
 
@@ -13,39 +13,47 @@ Actor: maximise E[Q(s, a)], a ~ π(·|s). Parent: svg0_continuous.py, from which
 3. the gradient through the sample, or `--estimator score`, and an optional entropy bonus.
 
 Departures from the paper:
-1. Every `checkpoint_interval` steps the running episodes are cut, as a time limit would.
-2. z is drawn afresh, not inferred from the data; nothing is weighted by importance.
+1. z is drawn afresh, not inferred from the data; nothing is weighted by importance.
+2. Every `checkpoint_interval` steps the running episodes are cut, as a time limit would.
 
     python ac_reparam_continuous.py --env-id HalfCheetah-v4
 """
 
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import tyro
+from stable_baselines3.common.buffers import ReplayBuffer
+from torch import nn, optim
+from torch.distributions import Independent, Normal, TanhTransform, TransformedDistribution
+
+# isort: split
+# for the Run section alone
+import errno
 import json
-import multiprocessing
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
-from contextlib import ExitStack
-from copy import deepcopy
-from dataclasses import asdict, dataclass, fields
+import zipfile
+from contextlib import ExitStack, suppress
+from dataclasses import fields
+from datetime import datetime
 from importlib.metadata import version
-from pathlib import Path
-from typing import Literal
+from shutil import rmtree
 
 import gymnasium as gym
-import mujoco
-import numpy as np
-import torch
-import torch.nn.functional as F
-import tyro
 from filelock import FileLock, Timeout
-from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.utils import set_random_seed
-from torch import nn, optim
-from torch.distributions import AffineTransform, Normal, TanhTransform, TransformedDistribution
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -66,11 +74,10 @@ class Args:
     updates_per_iteration: int = 1_000  # critic updates after the steps of an iteration
     entropy_coef: float = 0.0  # weight of the policy's entropy in the actor's objective
     estimator: Literal["pathwise", "score"] = "pathwise"  # kind of the actor's gradient
-    # every run
+    # the same in every script
     exp_name: str = Path(__file__).stem  # name of this experiment
     seed: int = 1  # seed of every random generator
     num_envs: int = 1  # environments stepped side by side; the steps of each count
-    async_envs: bool = False  # step each of them in a process of its own
     max_episode_steps: int | None = 200  # cut episodes here (None: the environment's own limit)
     cuda: bool = True  # use a GPU if there is one
     torch_threads: int = 1  # CPU threads of PyTorch
@@ -80,21 +87,22 @@ class Args:
     checkpoint_interval: int = 50_000  # steps between checkpoints, where episodes are cut (0: last)
     eval_interval: int = 10_000  # steps between evaluations (0: only at the end)
     eval_episodes: int = 10  # episodes of an evaluation, played by the deterministic policy
-    capture_video: bool = False  # record an episode at every 25th evaluation and at the last
 
 
 # ---- Networks ----
 class QNetwork(nn.Module):
     """Q(s, a): (batch, obs_dim), (batch, act_dim) -> (batch,)."""
 
-    def __init__(self, obs_dim, act_dim):
+    def __init__(self, obs_dim, act_dim, action_scale, action_bias):
         super().__init__()
         self.fc1 = nn.Linear(obs_dim + act_dim, 256)
         self.fc2 = nn.Linear(256, 256)
         self.fc3 = nn.Linear(256, 1)
+        self.register_buffer("action_scale", action_scale)
+        self.register_buffer("action_bias", action_bias)
 
     def forward(self, x, a):
-        x = torch.cat([x, a], 1)
+        x = torch.cat([x, (a - self.action_bias) / self.action_scale], 1)
         x = torch.tanh(self.fc1(x))
         x = torch.tanh(self.fc2(x))
         return self.fc3(x).squeeze(-1)
@@ -103,24 +111,25 @@ class QNetwork(nn.Module):
 class Actor(nn.Module):
     """π(·|s), and its median μ(s): (batch, obs_dim) -> (batch, act_dim), within the bounds."""
 
-    def __init__(self, obs_dim, act_dim, action_low, action_high):
+    def __init__(self, obs_dim, act_dim, action_scale, action_bias):
         super().__init__()
         self.fc1 = nn.Linear(obs_dim, 256)
         self.fc2 = nn.Linear(256, 256)
         self.fc_mu = nn.Linear(256, act_dim)
         self.log_std = nn.Parameter(torch.zeros(act_dim))
-        self.register_buffer("action_low", torch.as_tensor(action_low, dtype=torch.float32))
-        self.register_buffer("action_high", torch.as_tensor(action_high, dtype=torch.float32))
-        self.register_buffer("action_scale", (self.action_high - self.action_low) / 2)
-        self.register_buffer("action_bias", (self.action_high + self.action_low) / 2)
+        self.register_buffer("action_scale", action_scale)
+        self.register_buffer("action_bias", action_bias)
 
     def distribution(self, x):
-        """π(·|s): a = tanh(u) · scale + bias, u ~ N(m, σ²), with the density of a."""
+        """π(·|s) in units of half the action range: tanh(u), u ~ N(m, σ²)."""
         x = torch.tanh(self.fc1(x.float()))
         x = torch.tanh(self.fc2(x))
-        normal = Normal(self.fc_mu(x), self.log_std.exp(), validate_args=False)
-        rescale = AffineTransform(self.action_bias, self.action_scale, 1, cache_size=1)
-        return TransformedDistribution(normal, [TanhTransform(1), rescale], validate_args=False)
+        normal = Independent(Normal(self.fc_mu(x), self.log_std.exp(), validate_args=False), 1)
+        return TransformedDistribution(normal, [TanhTransform(cache_size=1)], validate_args=False)
+
+    def sample(self, x):
+        """a = tanh(m + σz) · scale + bias, z ~ N(0, 1): differentiable, (batch, act_dim)."""
+        return self.distribution(x).rsample() * self.action_scale + self.action_bias
 
     def forward(self, x):
         x = torch.tanh(self.distribution(x).base_dist.mean)
@@ -130,10 +139,12 @@ class Actor(nn.Module):
 class Networks(nn.Module):
     """All networks of the algorithm."""
 
-    def __init__(self, obs_dim, act_dim, action_low, action_high):
+    def __init__(self, obs_dim, act_dim, action_low, action_high, args):
         super().__init__()
-        self.actor = Actor(obs_dim, act_dim, action_low, action_high)
-        self.qf1 = QNetwork(obs_dim, act_dim)
+        scale = torch.as_tensor(action_high - action_low).float() / 2
+        bias = torch.as_tensor(action_high + action_low).float() / 2
+        self.actor = Actor(obs_dim, act_dim, scale, bias)
+        self.qf1 = QNetwork(obs_dim, act_dim, scale, bias)
         self.qf1_target = deepcopy(self.qf1).requires_grad_(False)
 
 
@@ -142,7 +153,7 @@ def critic_loss(nets, data, args):
     """Return the mean squared Bellman error of a batch, a scalar, and what to log."""
     with torch.no_grad():
         # y = r + γ(1-d) Q'(s', a'), a' ~ π(·|s')   [Heess et al. 2015, SVG(0)]
-        next_state_actions = nets.actor.distribution(data.next_observations).rsample()
+        next_state_actions = nets.actor.sample(data.next_observations)
         qf1_next_target = nets.qf1_target(data.next_observations, next_state_actions)
         not_done = 1 - data.dones.flatten()
         next_q_value = data.rewards.flatten() + not_done * args.gamma * qf1_next_target
@@ -157,15 +168,16 @@ def actor_loss(nets, data, args):
     # ∇_θ J = E[∇_a Q(s, a) ∇_θ a(s, z)], z ~ N(0, 1)   [Heess et al. 2015, SVG(0)]
     with torch.set_grad_enabled(args.estimator == "pathwise"):
         actions = policy.rsample()
-    objective = nets.qf1(data.observations, actions)
+    bounded = actions * nets.actor.action_scale + nets.actor.action_bias
+    objective = nets.qf1(data.observations, bounded)
     if args.entropy_coef > 0:
         objective = objective - args.entropy_coef * policy.log_prob(actions)
     if args.estimator == "score":
         # ∇_θ J = E[∇_θ log π(a|s) Q(s, a)]   [Williams 1992, the critic in place of the return]
         objective = policy.log_prob(actions) * objective.detach()
-    actor_loss = -objective.mean()
-    metrics = {"actor_loss": actor_loss.detach(), "policy_std": nets.actor.log_std.detach().exp()}
-    return actor_loss, metrics
+    loss = -objective.mean()
+    metrics = {"actor_loss": loss.detach(), "policy_std": nets.actor.log_std.detach().exp()}
+    return loss, metrics
 
 
 def critic_backward(nets, data, args):
@@ -192,14 +204,15 @@ def polyak_update(net, target, tau):
 # ---- Training ----
 def train(args: Args) -> dict:
     """Train to `args.total_timesteps`; return what result.json has. `Run` lists the exit codes."""
-    with Run(args) as run:
-        nets = Networks(run.obs_dim, run.act_dim, run.action_low, run.action_high).to(run.device)
+    with Run(args, at_least_1=("batch_size", "policy_frequency", "steps_per_iteration")) as run:
+        nets = Networks(run.obs_dim, run.act_dim, run.action_low, run.action_high, args)
+        nets.to(run.device)
         q_optimizer = optim.Adam(nets.qf1.parameters(), lr=args.learning_rate, fused=True)
         actor_optimizer = optim.Adam(nets.actor.parameters(), lr=args.learning_rate, fused=True)
-        own = {"n_envs": args.num_envs, "handle_timeout_termination": False}
-        rb = ReplayBuffer(args.buffer_size, run.obs_space, run.action_space, run.device, **own)
-        critic_gradient = run.compile(critic_backward)
-        actor_gradient = run.compile(actor_backward)
+        options = {"n_envs": args.num_envs, "handle_timeout_termination": False}
+        rb = ReplayBuffer(args.buffer_size, run.obs_space, run.action_space, run.device, **options)
+        backward_critic = run.compile(critic_backward)
+        backward_actor = run.compile(actor_backward)
         metrics = {}
         obs = run.begin(nets=nets, q_optimizer=q_optimizer, actor_optimizer=actor_optimizer, rb=rb)
 
@@ -210,7 +223,7 @@ def train(args: Args) -> dict:
             else:
                 with torch.no_grad():
                     x = torch.as_tensor(obs, dtype=torch.float32, device=run.device)
-                    actions = nets.actor.distribution(x).rsample()
+                    actions = nets.actor.sample(x)
                 actions = actions.cpu().numpy().clip(run.action_low, run.action_high)
 
             # Step
@@ -224,14 +237,15 @@ def train(args: Args) -> dict:
             first = max(run.global_step - args.num_envs, args.learning_starts)
             begun = (first - args.learning_starts) // args.steps_per_iteration
             ended = (run.global_step - args.learning_starts) // args.steps_per_iteration
-            for update in range((ended - begun) * args.updates_per_iteration):
+            updates = args.updates_per_iteration
+            for update in range(begun * updates, ended * updates):
                 data = rb.sample(args.batch_size)
                 q_optimizer.zero_grad()
-                metrics |= critic_gradient(nets, data, args)
+                metrics |= backward_critic(nets, data, args)
                 q_optimizer.step()
                 if update % args.policy_frequency == 0:
                     actor_optimizer.zero_grad()
-                    metrics |= actor_gradient(nets, data, args)
+                    metrics |= backward_actor(nets, data, args)
                     actor_optimizer.step()
                     polyak_update(nets.qf1, nets.qf1_target, args.tau)
 
@@ -251,96 +265,99 @@ def say(message: str) -> None:
     """Print a line. If its reader is gone, as `| tee` is after Ctrl-C, the run goes on."""
     try:
         print(message, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError:
+        sys.stdout = None
 
 
-def check_args(args) -> None:
-    """Refuse numbers that no run can use."""
-    may_be_zero = "seed", "checkpoint_interval", "eval_interval", "learning_starts"
+def parse_args(words: list[str]) -> Args:
+    """Return a command's arguments; what is not given to a --resume is as it was in that run."""
+    words = [re.sub(r"(?<![^=])\d+e\d$", lambda n: f"{float(n[0]):.0f}", w) for w in words]  # 1e5
+    args = tyro.cli(Args, args=words, description=__doc__)
+    old = load(Path("runs", args.run_name or "", "args.json")) if args.resume else {}
+    old = {name: value for name, value in old.items() if name in vars(args)}
+    return tyro.cli(Args, args=words, default=Args(**old), description=__doc__)
+
+
+def check_args(args, at_least_1) -> None:
+    """Refuse numbers that no run can use; a number may be negative if its default is."""
+    at_least_1 += "total_timesteps", "num_envs", "max_episode_steps", "torch_threads"
     for field in fields(args):
         name, value = field.name, getattr(args, field.name)
-        low = 1 if field.type is int and name not in may_be_zero else 0
-        low = -(2**31) if name in ("v_min", "v_max") else low
-        high = 1 if name in ("gamma", "tau", "gae_lambda") else 2**31
-        if isinstance(value, int | float) and not low <= value <= high:
-            fail(f"--{name.replace('_', '-')} must be from {low} to {high}, not {value}")
+        if isinstance(value, int | float):
+            low = -(2**31) if (field.default or 0) < 0 else name in (*at_least_1, "eval_episodes")
+            high = 1 if name in ("gamma", "tau", "gae_lambda") else 2**31
+            if not low <= value <= high:
+                fail(f"--{name.replace('_', '-')} must be from {low:d} to {high}, not {value}")
 
 
-def make_envs(args, num_envs: int, video=None, mode="sync") -> gym.vector.VectorEnv:
-    """Return environments that wait to be reset, so that `next_obs` is always the true successor.
+class Shield(gym.Wrapper):
+    """Lets nothing through that a run does not use: infos but success, an error of `close`."""
 
-    With a `video` their first episodes are recorded in mp4 files whose paths start with it. In
-    `mode` "async" each has a process of its own.
-    """
+    def reset(self, **how):
+        return self.env.reset(**how)[0], {}
 
-    def record(env):
-        if renderer := getattr(env.unwrapped, "mujoco_renderer", None):
-            # the camera that follows the body, which gymnasium 1.4 leaves aside
-            camera = mujoco.mjtObj.mjOBJ_CAMERA
-            renderer.camera_id = mujoco.mj_name2id(renderer.model, camera, "track")
-        env.reset()
-        env.render()  # what can't render fails now, not hours later
-        folder, first = str(video.parent), lambda episode: episode == 0
-        return gym.wrappers.RecordVideo(env, folder, first, name_prefix=video.name)
+    def step(self, action):
+        *transition, info = self.env.step(action)
+        success = info.get("is_success", info.get("success"))
+        return *transition, {} if success is None else {"success": float(np.any(success))}
 
-    def leave_signals(env):
-        if multiprocessing.current_process().name.startswith("Worker<AsyncVectorEnv>"):
-            for signum in signal.SIGINT, signal.SIGTERM:  # they are for the run's process
-                signal.signal(signum, signal.SIG_IGN)
-        return env
+    def close(self):
+        with suppress(Exception):
+            self.env.close()
 
-    # v4 or v5 is the user's choice, and no video here has the name of another
-    warnings.filterwarnings("ignore", ".*(is out of date|Overwriting existing videos)")
-    wrappers, kwargs = [leave_signals, gym.wrappers.RecordEpisodeStatistics], {}
-    if video:
-        wrappers, kwargs = [record, *wrappers], {"render_mode": "rgb_array"}
-        if sys.platform == "linux" and "DISPLAY" not in os.environ:
-            os.environ.setdefault("MUJOCO_GL", "egl")
-    kwargs["max_episode_steps"] = args.max_episode_steps
+
+def make_envs(args, num_envs: int, wrappers=(), **kwargs) -> gym.vector.VectorEnv:
+    """Return environments that wait to be reset: `next_obs` is always the true successor."""
+    warnings.filterwarnings("ignore", ".*is out of date")  # v4 or v5 is the user's choice
     options = {"autoreset_mode": gym.vector.AutoresetMode.DISABLED}
+    wrappers = [*wrappers, Shield, gym.wrappers.RecordEpisodeStatistics]
+    kwargs["max_episode_steps"] = args.max_episode_steps
     try:
-        envs = gym.make_vec(args.env_id, num_envs, mode, options, wrappers, **kwargs)
+        envs = gym.make_vec(args.env_id, num_envs, "sync", options, wrappers, **kwargs)
     except Exception as error:
-        own = "an environment of your own is --env-id module:Name-v0"
-        fail(f"cannot make {args.env_id} with {kwargs}: {error} ({own})")
-    for space in envs.single_observation_space, envs.single_action_space:
-        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
-            wrap = "wrap it, as in gymnasium's FlattenObservation (docs/your_own_work.md)"
-            fail(f"{args.env_id} has {space}, not a Box of one dimension: {wrap}")
-    if not (space.is_bounded() and np.issubdtype(space.dtype, np.floating)):
-        fail(f"{args.env_id} has actions {space}, not real numbers with finite bounds")
+        reason = f"{type(error).__name__}: {error} (your own is --env-id module:Name-v0)"
+        fail(f"cannot make {args.env_id} with {kwargs}: {reason}")
+    spaces = obs_space, space = envs.single_observation_space, envs.single_action_space
+    if not all(isinstance(space, gym.spaces.Box) and len(space.shape) == 1 for space in spaces):
+        need = "both must be a Box of one dimension (docs/your_own_work.md)"
+        fail(f"{args.env_id} has observations {obs_space} and actions {space}: {need}")
+    width = space.high / 2 - space.low / 2
+    if space.dtype.kind != "f" or not ((width > 0) & (width < 1e38)).all():
+        fail(f"{args.env_id} has actions {space}, not real numbers between finite bounds")
+    if re.search("<Normalize(Observation|Reward)<", str(envs.envs[0])):
+        reason = "evaluations and resumed runs would have other statistics: take it out"
+        fail(f"{args.env_id} normalises by itself, {envs.envs[0]}; {reason}")
     return envs
 
 
 @torch.no_grad()
-def evaluate(actor, args, episodes: int, video: Path | None = None):
-    """Return the deterministic policy's returns and its discounted returns, (episodes,) each."""
-    envs = make_envs(args, episodes, video)
+def evaluate(actor, args, envs) -> dict:
+    """Return what the deterministic policy reaches in an episode of each environment, arrays."""
     low, high = envs.single_action_space.low, envs.single_action_space.high
-    seeds = np.random.SeedSequence([args.seed, 0, 1]).generate_state(episodes)
+    seeds = np.random.SeedSequence([args.seed, 0, 1]).generate_state(envs.num_envs)
     obs, _ = envs.reset(seed=seeds.tolist())
-    returns, discounted, running = np.zeros(episodes), np.zeros(episodes), np.full(episodes, True)
-    for step in range(1_000_000 // episodes):
+    returns, discounted, success = np.zeros((3, envs.num_envs))
+    running, scores = np.full(envs.num_envs, True), {}
+    for step in range(1_000_000 // envs.num_envs):  # an episode that is longer is cut
         actions = actor(torch.as_tensor(obs, device=actor.action_scale.device)).cpu().numpy()
-        obs, rewards, terminations, truncations, _ = envs.step(actions.clip(low, high))
+        obs, rewards, terminations, truncations, infos = envs.step(actions.clip(low, high))
         returns[running] += rewards[running]
         discounted[running] += args.gamma**step * rewards[running]
+        if "success" in infos:
+            success[running] = infos["success"][running]
+            scores["success_rate"] = success
         dones = terminations | truncations
         running &= ~dones
         if not running.any():
             break
         if dones.any():
             obs, _ = envs.reset(options={"reset_mask": dones})
-    else:
-        say(f"an evaluation was cut at 1,000,000 steps: {args.env_id} needs --max-episode-steps")
-    envs.close()
-    return returns, discounted
+    return scores | {"episodic_return": returns, "discounted_return": discounted}
 
 
 def save(path: Path, content: dict) -> None:
     """Replace a file, JSON or PyTorch's by suffix, atomically: if that fails the old one stays."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = Path(f"{path}.tmp")
     try:
         if path.suffix == ".json":
             temporary.write_text(json.dumps(content, indent=2))
@@ -357,9 +374,13 @@ def save(path: Path, content: dict) -> None:
 def load(path: Path) -> dict:
     """Return what `save` wrote, nothing where there is no such file."""
     try:
-        if path.exists() and path.suffix == ".json":
-            return json.loads(path.read_text())
-        return torch.load(path, "cpu", weights_only=True) if path.exists() else {}
+        if not path.exists():
+            return {}
+        if path.suffix == ".json":
+            return dict(json.loads(path.read_text()))
+        if damaged := zipfile.ZipFile(path).testzip():  # PyTorch looks at no checksum
+            raise ValueError(f"{damaged} is damaged")
+        return dict(torch.load(path, "cpu", weights_only=True, mmap=True))
     except Exception as error:
         fail(f"cannot load {path}: {error}")
 
@@ -368,22 +389,15 @@ class Run(ExitStack):
     """What a run needs besides its algorithm: environments, folder, log, evaluations, checkpoints.
 
     Exit codes: 1 it went wrong, 2 bad input, 3 another process trains in its folder, 75 SIGTERM,
-    130 Ctrl-C.
+    130 Ctrl-C. Seeds are drawn from [seed, global_step] for a segment, [seed, 0, 1] for
+    evaluations, [seed, 0, 0, number] for a further process.
     """
 
-    def __init__(self, args):
+    def __init__(self, args, at_least_1=()):
         super().__init__()
-        check_args(args)
-        mode = "async" if args.async_envs else "sync"
-        self.args, self.envs = args, make_envs(args, args.num_envs, mode=mode)
-        envs = self.envs
-
-        def close(error, *_):  # after an error, do not wait for a process that may have died
-            for process in getattr(envs, "processes", ()) if error else ():
-                process.kill()
-            envs.close(terminate=bool(error))
-
-        self.push(close)
+        check_args(args, at_least_1)
+        self.args, self.runs = args, Path("runs").absolute()  # an environment may change folders
+        self.envs = make_envs(args, args.num_envs)
         self.obs_dim = self.envs.single_observation_space.shape[0]
         self.obs_space = gym.spaces.Box(-np.inf, np.inf, (self.obs_dim,), np.float32)
         self.action_space = self.envs.single_action_space
@@ -394,125 +408,128 @@ class Run(ExitStack):
         set_random_seed(args.seed)
 
     def __exit__(self, kind, error, trace):
-        super().__exit__(kind, error, trace)
-        if isinstance(error, MemoryError) and not hasattr(self, "dir"):  # before it began
-            fail(f"out of memory: {error}")
+        self.envs.close()
+        with suppress(OSError):  # what a full disk did not let the log write
+            super().__exit__(kind, error, trace)
+        begun, full = hasattr(self, "writer"), getattr(error, "errno", None) == errno.ENOSPC
+        if full or (isinstance(error, OSError | MemoryError) and not begun):
+            fail(f"{type(error).__name__}: {error}", code=1 if begun else 2)
 
     def compile(self, function):
         """Return a loss with its gradient as one compiled graph, with --compile; else as it is."""
         if not self.args.compile:
             return function
+        try:
+            torch._inductor.cpp_builder.get_cpp_compiler()
+        except Exception as error:
+            fail(f"--compile needs a C++ compiler: {error}")
         torch._dynamo.config.trace_autograd_ops = True
         torch._inductor.config.cpp.vec_isa_ok = True  # believe the processor: trying is slow
         return torch.compile(function, fullgraph=True)
 
-    def open_folder(self) -> None:
-        """Make the run's folder, or reopen it to resume, and lock it."""
-        args, now = self.args, time.strftime("%Y-%m-%d_%H-%M-%S")
-        if args.resume and not args.run_name:
-            fail("--resume needs --run-name")
-        default = f"{args.env_id}__{args.exp_name}__{args.seed}__{now}"
-        name = args.run_name or default.replace("/", "-").replace(":", "-")
-        self.dir = Path("runs", name)
-        try:
-            while not args.run_name and self.dir.exists():
-                name += "-2"
-                self.dir = Path("runs", name)
-            args.run_name = name
-            if name in (".", "..") or self.dir.name != name:
-                fail(f"--run-name must name a folder, not {name!r}")
-            self.dir.mkdir(parents=True, exist_ok=args.resume)
-            self.enter_context(FileLock(self.dir / "lock").acquire(timeout=0))
-        except FileExistsError:
-            fail(f"{self.dir} exists: choose another --run-name, or add --resume to continue it")
-        except Timeout:
-            fail(f"another process is training in {self.dir}", code=3)
-        except OSError as error:
-            fail(f"cannot write {self.dir}: {error}")
-
     def begin(self, **state):
         """Start the run, or resume it from its checkpoint; return the first observations.
 
-        `state` names all that a resumed run needs: `nets`, which has the actor, what else has a
+        `state` is all that a checkpoint holds: `nets`, which has the actor, what else has a
         `load_state_dict`, and replay buffers. No file changes before all is known to be right.
         """
-        self.state, total = state, self.args.total_timesteps
+        self.state, args = state, self.args
+        self.eval_envs = make_envs(args, args.eval_episodes)  # a simulator may refuse to run twice
+        self.callback(self.eval_envs.close)
         self.open_folder()
         old, self.progress = load(self.dir / "args.json"), load(self.dir / "result.json")
-        own = {k: v for k, v in asdict(self.args).items() if k not in ("resume", "total_timesteps")}
-        differ = [f"{k} {old.get(k)}" for k, v in own.items() if old and old.get(k) != v]
-        if differ:
-            fail(f"{self.dir} was made with another {', '.join(differ)}")
+        for name, value in vars(args).items():
+            if old and name not in ("resume", "total_timesteps") and old.get(name) != value:
+                fail(f"{self.name} has {name} {old.get(name)}, you gave {value}")
         self.global_step = self.progress.get("step", 0)
-        if self.global_step >= total:
-            say(f"{self.dir} is finished")
+        if self.global_step >= args.total_timesteps:
+            say(f"{self.name} is finished")
             return None
+        self.restore()
+        if self.global_step > args.total_timesteps != old.get("total_timesteps"):
+            fail(f"{self.name} is at step {self.global_step}, beyond {args.total_timesteps}")
+        self.write_args()
+        self.catch_signals()
+        self.open_log()
+        return self.begin_segment()
+
+    def open_folder(self) -> None:
+        """Make the run's folder, or reopen it to resume, and lock it."""
+        args, now = self.args, datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+        if args.resume and not args.run_name:
+            fail("--resume needs --run-name")
+        default = re.sub(r"[/\\:]", "-", f"{args.env_id}__{args.exp_name}__{args.seed}__{now}")
+        args.run_name = args.run_name or default
+        self.name, self.dir = f"runs/{args.run_name}", self.runs / args.run_name
+        self.command = f"python {Path(__file__).name} --resume --run-name {args.run_name}"
+        if args.run_name in (".", "..") or self.dir.name != args.run_name:
+            fail(f"--run-name must name a folder, not {args.run_name!r}")
+        if self.dir.exists() and not args.resume:
+            fail(f"{self.name} exists: choose another --run-name, or add --resume to continue it")
+        if not self.dir.exists():
+            self.dir.mkdir(parents=True)
+            self.callback(lambda: (self.dir / "args.json").exists() or rmtree(self.dir))
+        try:
+            self.enter_context(FileLock(self.dir / "lock").acquire(timeout=0))
+        except Timeout:
+            fail(f"another process is training in {self.name}", code=3)
+
+    def restore(self) -> None:
+        """Load what `save_checkpoint` saved, if there is a checkpoint."""
         checkpoint = load(self.dir / "checkpoint.pt")
         if self.progress and not checkpoint:
-            fail(f"{self.dir} is finished and has no checkpoint to continue from")
-        self.progress = checkpoint.get("progress", {"step": 0, "seconds": 0.0})
+            fail(f"{self.name} is finished and has no checkpoint to continue from")
+        self.progress = checkpoint.pop("progress", {"step": 0, "seconds": 0.0})
         self.global_step = self.iteration_step = self.log_step = self.progress["step"]
-        if self.global_step > total and old.get("total_timesteps") != total:
-            fail(f"{self.dir} is at step {self.global_step}, beyond --total-timesteps {total}")
-        if checkpoint:
-            self.restore(checkpoint)
-        if self.args.capture_video:
-            make_envs(self.args, 1, self.dir / "videos" / "check").close()
+        try:
+            for name, saved in checkpoint.items():
+                if hasattr(self.state[name], "load_state_dict"):
+                    self.state[name].load_state_dict(deepcopy(saved))  # no view of the file
+                    continue
+                for key, value in saved.items():
+                    if torch.is_tensor(value):
+                        getattr(self.state[name], key)[: len(value)] = value.numpy()
+                    else:
+                        setattr(self.state[name], key, value)
+        except Exception as error:
+            fail(f"cannot load {self.name}/checkpoint.pt: {error}")
 
-        (self.dir / "result.json").unlink(missing_ok=True)
+    def write_args(self) -> None:
+        """Write args.json: every argument, and what else has a bearing on the results."""
         names = "torch", "numpy", "gymnasium", "mujoco", "stable-baselines3"
         git = {"cwd": Path(__file__).parent, "shell": True, "capture_output": True, "text": True}
         commit = subprocess.run("git rev-parse -q --verify HEAD", **git).stdout.strip() or None
-        about = {"script": Path(__file__).name, "git_commit": commit}
-        about |= {"versions": {name: version(name) for name in names}, "device": str(self.device)}
-        save(self.dir / "args.json", asdict(self.args) | about)
+        about = {"script": Path(__file__).name, "git_commit": commit, "device": str(self.device)}
+        about["versions"] = {name: version(name) for name in names}
+        save(self.dir / "args.json", vars(self.args) | about)
+        (self.dir / "result.json").unlink(missing_ok=True)
+
+    def catch_signals(self) -> None:
+        """Let SIGTERM and Ctrl-C end the run after the step; a second one ends it at once."""
         self.stops = stops = []
 
         def stop(signum, _):  # holds no Run: after a crash in a REPL that would keep its lock
             stops.append(signum)
             signal.signal(signum, signal.SIG_DFL)
 
-        for signum in signal.SIGINT, signal.SIGTERM:
-            self.callback(signal.signal, signum, signal.signal(signum, stop))
-        self.writer = SummaryWriter(str(self.dir), purge_step=self.global_step + 1)
-        self.bar = tqdm(total=total, initial=self.global_step, unit=" steps", disable=None)
+        if threading.current_thread() is threading.main_thread():  # no other thread gets them
+            for signum in signal.SIGINT, signal.SIGTERM:
+                self.callback(signal.signal, signum, signal.signal(signum, stop))
+
+    def open_log(self) -> None:
+        """Open TensorBoard's writer and the progress bar where the run stands."""
+        args, step = self.args, self.global_step
+        say(f"{self.name}: steps {step:,} to {args.total_timesteps:,} on {self.device}")
+        # flushed by this thread alone, which can say that a disk is full
+        self.writer = SummaryWriter(str(self.dir), purge_step=step + 1, flush_secs=10**9)
         self.callback(self.writer.close)
+        table = "".join(f"\n|{name}|{value}|" for name, value in vars(args).items())
+        self.writer.add_text("arguments", "|argument|value|\n|-|-|" + table, step + 1)
+        hide = None if sys.stderr else True  # None: if it is no terminal
+        self.bar = tqdm(total=args.total_timesteps, initial=step, unit=" steps", disable=hide)
         self.callback(self.bar.close)
-        table = "".join(f"\n|{name}|{value}|" for name, value in asdict(self.args).items())
-        self.writer.add_text("arguments", "|argument|value|\n|-|-|" + table, self.global_step + 1)
-        where = f"{self.device}, {self.args.torch_threads} thread(s)"
-        say(f"{self.dir}: steps {self.global_step:,} to {total:,} on {where}")
         self.log_time = time.perf_counter()
         self.start_time = self.log_time - self.progress["seconds"]
-        return self.begin_segment()
-
-    def restore(self, checkpoint: dict) -> None:
-        """Load what `save_checkpoint` saved."""
-        try:
-            for name, part in self.state.items():
-                if hasattr(part, "load_state_dict"):
-                    part.load_state_dict(checkpoint[name])
-                    continue
-                part.pos, part.full = checkpoint[name].pop("pos"), checkpoint[name].pop("full")
-                for key, values in checkpoint[name].items():
-                    getattr(part, key)[: len(values)] = values.numpy()
-        except Exception as error:
-            fail(f"cannot load {self.dir}/checkpoint.pt: {error}")
-
-    def save_checkpoint(self) -> None:
-        """Save what `begin` was given; of a replay buffer as much as is filled."""
-        step, seconds = self.global_step, time.perf_counter() - self.start_time
-        self.progress |= {"step": step, "seconds": seconds, "SPS": step / seconds}
-        checkpoint = {"progress": self.progress}
-        for name, part in self.state.items():
-            if hasattr(part, "state_dict"):
-                checkpoint[name] = part.state_dict()
-                continue
-            arrays = {k: v for k, v in vars(part).items() if isinstance(v, np.ndarray)}
-            arrays = {k: torch.from_numpy(v[: part.size()]) for k, v in arrays.items()}
-            checkpoint[name] = {"pos": part.pos, "full": part.full} | arrays
-        self.writer.flush()
-        save(self.dir / "checkpoint.pt", checkpoint)
 
     def begin_segment(self):
         """Seed every generator from (seed, global_step), reset the environments, return `obs`."""
@@ -525,26 +542,37 @@ class Run(ExitStack):
 
     def reset(self, **how):
         """Reset environments; return the first observations."""
-        obs = self.envs.reset(**how)[0]
-        self.check_finite({"observation": obs})
-        return obs
+        return self.finite("observation", self.envs.reset(**how)[0])
 
     def step(self, actions):
         """Step the environments and log the episodes that end; return what `envs.step` returns."""
-        self.check_finite({"action": actions})
+        self.finite("action", actions)
         next_obs, rewards, terminations, truncations, infos = self.envs.step(actions)
         self.global_step += self.args.num_envs
-        self.check_finite({"observation": next_obs, "reward": rewards})
-        self.stopping = bool(self.stops)
+        self.finite("observation", next_obs)
+        self.finite("reward", rewards)
+        self.stopping = bool(self.stops)  # until the next step: a signal may come at any time
         self.bar.update(self.global_step - self.bar.n)
         for i in np.flatnonzero(terminations | truncations):
             self.log("charts/episodic_return", infos["episode"]["r"][i])
             self.log("charts/episodic_length", infos["episode"]["l"][i])
+            if "success" in infos:
+                self.log("charts/success", infos["success"][i])
         return next_obs, rewards, terminations, truncations, infos
 
     def reset_finished(self, next_obs, dones):
         """Return the observations to act on: of a new episode where the old one is done."""
         return self.reset(options={"reset_mask": dones}) if dones.any() else next_obs
+
+    def finite(self, name: str, value):
+        """Return `value`; end the run before a checkpoint gets what no float32 can hold."""
+        numbers = value if isinstance(value, np.ndarray) else torch.as_tensor(value)
+        if not (abs(numbers) <= torch.finfo(torch.float32).max).all():
+            fail(f"{name} is not finite at step {self.global_step} of {self.name}", code=1)
+        return value
+
+    def log(self, tag: str, value) -> None:
+        self.writer.add_scalar(tag, value, self.global_step)
 
     def due(self, interval: int) -> bool:
         """Tell whether a multiple of `interval` was passed in this iteration; never for 0."""
@@ -555,81 +583,83 @@ class Run(ExitStack):
         last = self.global_step >= self.args.total_timesteps
         return last or self.stopping or self.due(self.args.checkpoint_interval)
 
-    def log(self, tag: str, value) -> None:
-        self.writer.add_scalar(tag, value, self.global_step)
-
-    def check_finite(self, values: dict) -> None:
-        for name, value in values.items():
-            numbers = value if isinstance(value, np.ndarray) else torch.as_tensor(value)
-            if not (abs(numbers) < np.inf).all():
-                fail(f"{name} is not finite at step {self.global_step} of {self.dir}", code=1)
-
     def end_iteration(self, obs, metrics: dict):
         """Log, evaluate, save, stop: whatever is due. Return the observations to go on with."""
-        last, boundary = self.global_step >= self.args.total_timesteps, self.at_boundary()
-        evaluating = last or self.due(self.args.eval_interval)
+        left, boundary = self.args.total_timesteps - self.global_step, self.at_boundary()
+        evaluating = left <= 0 or self.due(self.args.eval_interval)
         if evaluating or boundary or self.due(1_000):
-            self.check_finite(metrics | dict(self.state["nets"].named_parameters()))
+            for name, value in (metrics | dict(self.state["nets"].named_parameters())).items():
+                self.finite(name, value)
             for name, value in metrics.items():
                 self.log(name if "/" in name else f"losses/{name}", value.mean())
             speed = (self.global_step - self.log_step) / (time.perf_counter() - self.log_time)
             self.log("charts/SPS", speed)
             self.log_step, self.log_time = self.global_step, time.perf_counter()
+            self.writer.flush()
         if evaluating:
-            self.evaluate(video=last or self.due(25 * self.args.eval_interval))
-            left = max(self.args.total_timesteps - self.global_step, 0) / speed
-            self.bar.clear()
-            rest = f"{speed:.0f} steps/s, {tqdm.format_interval(left)} left"
-            say(f"step {self.global_step:,}: {self.score()}, {rest}")
+            time_left = (
+                tqdm.format_interval(max(left, 0) / speed) if metrics else "?"
+            )  # no update yet
+            self.evaluate(f", {speed:.0f} steps/s, {time_left} left")
         if boundary:
             self.save_checkpoint()
-            if self.stopping and not last:
-                self.close()
-                again = f"--resume --run-name {self.args.run_name}"
-                say(f"stopped at step {self.global_step}; to go on, add {again}")
-                raise SystemExit(75 if signal.SIGTERM in self.stops else 130)
-            obs = self.begin_segment()
+        if self.stopping and left > 0:
+            self.close()
+            say(f"stopped at step {self.global_step:,}; to go on: {self.command}")
+            raise SystemExit(75 if signal.SIGTERM in self.stops else 130)
         self.iteration_step = self.global_step
-        return obs
+        return self.begin_segment() if boundary else obs
 
-    def evaluate(self, video: bool) -> None:
-        """Evaluate and log, save model.pt and, if there is to be one, a video."""
-        nets, args = self.state["nets"], self.args
-        returns, discounted = evaluate(nets.actor, args, args.eval_episodes)
-        self.check_finite({"evaluation return": returns})
-        mean, std = returns.mean(), returns.std(ddof=1) if len(returns) > 1 else 0.0
-        self.log("eval/episodic_return", mean)
+    def evaluate(self, speed: str = "") -> None:
+        """Evaluate, log and print; save model.pt, and best_model.pt if none was better before."""
+        nets, progress = self.state["nets"], self.progress
+        scores = evaluate(nets.actor, self.args, self.eval_envs)
+        for name, values in scores.items():
+            self.log(f"eval/{name}", self.finite(f"evaluation {name}", values).mean())
+        returns = scores["episodic_return"]
+        mean, std = float(returns.mean()), float(returns.std(ddof=len(returns) > 1))
         self.log("eval/episodic_return_std", std)
-        self.log("eval/discounted_return", discounted.mean())
-        self.progress |= {"eval_step": self.global_step, "eval_episodes": len(returns)}
-        self.progress |= {"eval_mean": float(mean), "eval_std": float(std)}
+        progress |= {"eval_step": self.global_step, "eval_episodes": len(returns)}
+        progress |= {"eval_mean": mean, "eval_std": std}
+        if "success_rate" in scores:
+            progress["eval_success_rate"] = float(scores["success_rate"].mean())
         save(self.dir / "model.pt", nets.state_dict())
-        if args.capture_video and video:
-            signals = signal.SIGINT, signal.SIGTERM  # a terminal's Ctrl-C would end ffmpeg as well
-            mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-            try:
-                evaluate(nets.actor, args, 1, self.dir / "videos" / f"step-{self.global_step}")
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if mean >= progress.get("best_mean", -np.inf):
+            progress |= {"best_step": self.global_step, "best_mean": mean}
+            save(self.dir / "best_model.pt", nets.state_dict())
+        self.bar.clear()
+        say(f"step {self.global_step:,}: return {mean:.1f} ± {std:.1f}{speed}")
 
-    def score(self) -> str:
-        return f"return {self.progress['eval_mean']:.1f} ± {self.progress['eval_std']:.1f}"
+    def save_checkpoint(self) -> None:
+        """Save what `begin` was given; of a replay buffer as much as is filled."""
+        step, seconds = self.global_step, time.perf_counter() - self.start_time
+        self.progress |= {"step": step, "seconds": seconds, "SPS": step / seconds}
+        checkpoint = {"progress": self.progress}
+        self.writer.flush()
+        for name, part in self.state.items():
+            if hasattr(part, "state_dict"):
+                checkpoint[name] = part.state_dict()
+                continue
+            arrays = {k: v for k, v in vars(part).items() if isinstance(v, np.ndarray)}
+            arrays = {k: torch.from_numpy(v[: part.size()]) for k, v in arrays.items()}
+            checkpoint[name] = {"pos": part.pos, "full": part.full} | arrays
+        save(self.dir / "checkpoint.pt", checkpoint)
 
     def finish(self) -> dict:
         """Write result.json, the mark of a finished run, and return what it has."""
         if not (self.dir / "result.json").exists():
             if self.progress.get("eval_step") != self.global_step:  # stopped before its evaluation
-                self.evaluate(video=True)
+                self.evaluate()
             save(self.dir / "result.json", self.progress)
             self.close()
-            say(f"{self.dir} is finished at step {self.global_step:,}: {self.score()}")
-            say(f"  tensorboard --logdir {self.dir}")
-            say(f"  python evaluate.py {self.dir} --video video.mp4")
-            say(f"  more: --resume --run-name {self.args.run_name} --total-timesteps N")
+            say(f"{self.name} is finished at step {self.global_step:,}")
+            say(f"  tensorboard --logdir {self.name}")
+            say(f"  python evaluate.py {self.name} --video video.mp4")
+            say(f"  {self.command} --total-timesteps {2 * self.global_step}")
         return self.progress
 
 
 if __name__ == "__main__":
-    # whole numbers may be written as 1e5
-    words = [re.sub(r"(?<![^=])\d+e\d$", lambda n: f"{float(n[0]):.0f}", w) for w in sys.argv[1:]]
-    train(tyro.cli(Args, args=words, description=__doc__))
+    if sys.stdout:  # a console without a letter shows a question mark
+        sys.stdout.reconfigure(errors="replace")
+    train(parse_args(sys.argv[1:]))
