@@ -251,17 +251,8 @@ def say(message: str) -> None:
         sys.stdout = None
 
 
-def parse_args(words: list[str]) -> Args:
-    """Return a command's arguments; what is not given to a --resume is as it was in that run."""
-    words = [re.sub(r"(?<![^=])\d+e\d$", lambda n: f"{float(n[0]):.0f}", w) for w in words]  # 1e5
-    args = tyro.cli(Args, args=words, description=__doc__)
-    old = load(Path("runs", args.run_name or "", "args.json")) if args.resume else {}
-    old = {name: value for name, value in old.items() if name in vars(args)}
-    return tyro.cli(Args, args=words, default=Args(**old), description=__doc__)
-
-
 def check_args(args, at_least_1) -> None:
-    """Refuse numbers that no run can use; a number may be negative if its default is."""
+    """Refuse numbers that no run can use; only one whose default is negative may be negative."""
     at_least_1 += "total_timesteps", "num_envs", "max_episode_steps", "torch_threads"
     for field in fields(args):
         name, value = field.name, getattr(args, field.name)
@@ -273,7 +264,7 @@ def check_args(args, at_least_1) -> None:
 
 
 class Shield(gym.Wrapper):
-    """Lets nothing through that a run does not use: infos but success, an error of `close`."""
+    """Stops what a run has no use for: an environment's infos but success, errors of `close`."""
 
     def reset(self, **how):
         return self.env.reset(**how)[0], {}
@@ -297,18 +288,15 @@ def make_envs(args, num_envs: int, wrappers=(), **kwargs) -> gym.vector.VectorEn
     try:
         envs = gym.make_vec(args.env_id, num_envs, "sync", options, wrappers, **kwargs)
     except Exception as error:
-        reason = f"{type(error).__name__}: {error} (your own is --env-id module:Name-v0)"
-        fail(f"cannot make {args.env_id} with {kwargs}: {reason}")
-    spaces = obs_space, space = envs.single_observation_space, envs.single_action_space
+        fail(f"cannot make {args.env_id} with {kwargs}: {type(error).__name__}: {error}")
+    spaces = envs.single_observation_space, envs.single_action_space
     if not all(isinstance(space, gym.spaces.Box) and len(space.shape) == 1 for space in spaces):
-        need = "both must be a Box of one dimension (docs/your_own_work.md)"
-        fail(f"{args.env_id} has observations {obs_space} and actions {space}: {need}")
-    width = space.high / 2 - space.low / 2
-    if space.dtype.kind != "f" or not ((width > 0) & (width < 1e38)).all():
-        fail(f"{args.env_id} has actions {space}, not real numbers between finite bounds")
+        fail(f"{args.env_id} has {spaces}: both must be a Box of one dimension")
+    half = spaces[1].high / 2 - spaces[1].low / 2
+    if spaces[1].dtype.kind != "f" or not ((half > 0) & (half < 1e38)).all():
+        fail(f"{args.env_id} has actions {spaces[1]}, not real numbers between finite bounds")
     if re.search("<Normalize(Observation|Reward)<", str(envs.envs[0])):
-        reason = "evaluations and resumed runs would have other statistics: take it out"
-        fail(f"{args.env_id} normalises by itself, {envs.envs[0]}; {reason}")
+        fail(f"an evaluation or a resumed run would normalise differently: {envs.envs[0]}")
     return envs
 
 
@@ -371,8 +359,8 @@ class Run(ExitStack):
     """What a run needs besides its algorithm: environments, folder, log, evaluations, checkpoints.
 
     Exit codes: 1 it went wrong, 2 bad input, 3 another process trains in its folder, 75 SIGTERM,
-    130 Ctrl-C. Seeds are drawn from [seed, global_step] for a segment, [seed, 0, 1] for
-    evaluations, [seed, 0, 0, number] for a further process.
+    130 Ctrl-C. Seeds come from [seed, global_step] for a segment, [seed, 0, 1] for evaluations,
+    [seed, 0, 0, number] for a further process.
     """
 
     def __init__(self, args, at_least_1=()):
@@ -428,8 +416,6 @@ class Run(ExitStack):
             say(f"{self.name} is finished")
             return None
         self.restore()
-        if self.global_step > args.total_timesteps != old.get("total_timesteps"):
-            fail(f"{self.name} is at step {self.global_step}, beyond {args.total_timesteps}")
         self.write_args()
         self.catch_signals()
         self.open_log()
@@ -440,17 +426,16 @@ class Run(ExitStack):
         args, now = self.args, datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
         if args.resume and not args.run_name:
             fail("--resume needs --run-name")
-        default = re.sub(r"[/\\:]", "-", f"{args.env_id}__{args.exp_name}__{args.seed}__{now}")
-        args.run_name = args.run_name or default
+        default = f"{args.env_id}__{args.exp_name}__{args.seed}__{now}"
+        args.run_name = args.run_name or re.sub(r"[/\\:]", "-", default)
         self.name, self.dir = f"runs/{args.run_name}", self.runs / args.run_name
-        self.command = f"python {Path(__file__).name} --resume --run-name {args.run_name}"
         if args.run_name in (".", "..") or self.dir.name != args.run_name:
             fail(f"--run-name must name a folder, not {args.run_name!r}")
-        if self.dir.exists() and not args.resume:
-            fail(f"{self.name} exists: choose another --run-name, or add --resume to continue it")
         if not self.dir.exists():
             self.dir.mkdir(parents=True)
             self.callback(lambda: (self.dir / "args.json").exists() or rmtree(self.dir))
+        elif not args.resume:
+            fail(f"{self.name} exists: choose another --run-name, or add --resume to continue it")
         try:
             self.enter_context(FileLock(self.dir / "lock").acquire(timeout=0))
         except Timeout:
@@ -465,16 +450,31 @@ class Run(ExitStack):
         self.global_step = self.iteration_step = self.log_step = self.progress["step"]
         try:
             for name, saved in checkpoint.items():
-                if hasattr(self.state[name], "load_state_dict"):
-                    self.state[name].load_state_dict(deepcopy(saved))  # no view of the file
+                part = self.state[name]
+                if hasattr(part, "load_state_dict"):
+                    part.load_state_dict(deepcopy(saved))  # no view of the file
                     continue
                 for key, value in saved.items():
                     if torch.is_tensor(value):
-                        getattr(self.state[name], key)[: len(value)] = value.numpy()
+                        getattr(part, key)[: len(value)] = value.numpy()
                     else:
-                        setattr(self.state[name], key, value)
+                        setattr(part, key, value)
         except Exception as error:
             fail(f"cannot load {self.name}/checkpoint.pt: {error}")
+
+    def save_checkpoint(self) -> None:
+        """Save what `begin` was given; of a replay buffer as much as is filled."""
+        step, seconds = self.global_step, time.perf_counter() - self.start_time
+        self.progress |= {"step": step, "seconds": seconds, "SPS": step / seconds}
+        checkpoint = {"progress": self.progress}
+        for name, part in self.state.items():
+            if hasattr(part, "state_dict"):
+                checkpoint[name] = part.state_dict()
+                continue
+            arrays = {k: v for k, v in vars(part).items() if isinstance(v, np.ndarray)}
+            arrays = {k: torch.from_numpy(v[: part.size()]) for k, v in arrays.items()}
+            checkpoint[name] = {"pos": part.pos, "full": part.full} | arrays
+        save(self.dir / "checkpoint.pt", checkpoint)
 
     def write_args(self) -> None:
         """Write args.json: every argument, and what else has a bearing on the results."""
@@ -526,6 +526,10 @@ class Run(ExitStack):
         """Reset environments; return the first observations."""
         return self.finite("observation", self.envs.reset(**how)[0])
 
+    def reset_finished(self, next_obs, dones):
+        """Return the observations to act on: of a new episode where the old one is done."""
+        return self.reset(options={"reset_mask": dones}) if dones.any() else next_obs
+
     def step(self, actions):
         """Step the environments and log the episodes that end; return what `envs.step` returns."""
         self.finite("action", actions)
@@ -541,10 +545,6 @@ class Run(ExitStack):
             if "success" in infos:
                 self.log("charts/success", infos["success"][i])
         return next_obs, rewards, terminations, truncations, infos
-
-    def reset_finished(self, next_obs, dones):
-        """Return the observations to act on: of a new episode where the old one is done."""
-        return self.reset(options={"reset_mask": dones}) if dones.any() else next_obs
 
     def finite(self, name: str, value):
         """Return `value`; end the run before a checkpoint gets what no float32 can hold."""
@@ -577,18 +577,19 @@ class Run(ExitStack):
             speed = (self.global_step - self.log_step) / (time.perf_counter() - self.log_time)
             self.log("charts/SPS", speed)
             self.log_step, self.log_time = self.global_step, time.perf_counter()
-            self.writer.flush()
         if evaluating:
             time_left = (
                 tqdm.format_interval(max(left, 0) / speed) if metrics else "?"
             )  # no update yet
             self.evaluate(f", {speed:.0f} steps/s, {time_left} left")
+        if evaluating or boundary or self.due(1_000):
+            self.writer.flush()
         if boundary:
             self.save_checkpoint()
-        if self.stopping and left > 0:
-            self.close()
-            say(f"stopped at step {self.global_step:,}; to go on: {self.command}")
-            raise SystemExit(75 if signal.SIGTERM in self.stops else 130)
+            if self.stopping and left > 0:
+                self.close()
+                say(f"stopped at step {self.global_step:,}; to go on: {self.command()}")
+                raise SystemExit(75 if signal.SIGTERM in self.stops else 130)
         self.iteration_step = self.global_step
         return self.begin_segment() if boundary else obs
 
@@ -612,20 +613,8 @@ class Run(ExitStack):
         self.bar.clear()
         say(f"step {self.global_step:,}: return {mean:.1f} ± {std:.1f}{speed}")
 
-    def save_checkpoint(self) -> None:
-        """Save what `begin` was given; of a replay buffer as much as is filled."""
-        step, seconds = self.global_step, time.perf_counter() - self.start_time
-        self.progress |= {"step": step, "seconds": seconds, "SPS": step / seconds}
-        checkpoint = {"progress": self.progress}
-        self.writer.flush()
-        for name, part in self.state.items():
-            if hasattr(part, "state_dict"):
-                checkpoint[name] = part.state_dict()
-                continue
-            arrays = {k: v for k, v in vars(part).items() if isinstance(v, np.ndarray)}
-            arrays = {k: torch.from_numpy(v[: part.size()]) for k, v in arrays.items()}
-            checkpoint[name] = {"pos": part.pos, "full": part.full} | arrays
-        save(self.dir / "checkpoint.pt", checkpoint)
+    def command(self) -> str:
+        return f"python {Path(__file__).name} --resume --run-name {self.args.run_name}"
 
     def finish(self) -> dict:
         """Write result.json, the mark of a finished run, and return what it has."""
@@ -637,11 +626,16 @@ class Run(ExitStack):
             say(f"{self.name} is finished at step {self.global_step:,}")
             say(f"  tensorboard --logdir {self.name}")
             say(f"  python evaluate.py {self.name} --video video.mp4")
-            say(f"  {self.command} --total-timesteps {2 * self.global_step}")
+            say(f"  {self.command()} --total-timesteps {2 * self.global_step}")
         return self.progress
 
 
 if __name__ == "__main__":
     if sys.stdout:  # a console without a letter shows a question mark
         sys.stdout.reconfigure(errors="replace")
-    train(parse_args(sys.argv[1:]))
+    args = tyro.cli(Args, description=__doc__)
+    if args.resume:  # what is not given is as it was
+        old = load(Path("runs", args.run_name or "", "args.json"))
+        old = {name: value for name, value in old.items() if name in vars(args)}
+        args = tyro.cli(Args, default=Args(**old), description=__doc__)
+    train(args)
