@@ -492,6 +492,7 @@ class Run(ExitStack):
             arrays = {k: v for k, v in vars(part).items() if isinstance(v, np.ndarray)}
             arrays = {k: torch.from_numpy(v[: part.size()]) for k, v in arrays.items()}
             checkpoint[name] = {"pos": part.pos, "full": part.full} | arrays
+        self.writer.flush()
         save(self.dir / "checkpoint.pt", checkpoint)
 
     def write_args(self) -> None:
@@ -520,8 +521,9 @@ class Run(ExitStack):
         """Open TensorBoard's writer and the progress bar where the run stands."""
         args, step = self.args, self.global_step
         say(f"{self.name}: steps {step:,} to {args.total_timesteps:,} on {self.device}")
-        # flushed by this thread alone, which can say that a disk is full
-        self.writer = SummaryWriter(str(self.dir), purge_step=step + 1, flush_secs=10**9)
+        self.callback(setattr, threading, "excepthook", threading.excepthook)
+        threading.excepthook = lambda _: None  # the writer's thread; `log` raises its errors again
+        self.writer = SummaryWriter(str(self.dir), purge_step=step + 1)
         self.callback(self.writer.close)
         table = "".join(f"\n|{name}|{value}|" for name, value in vars(args).items())
         self.writer.add_text("arguments", "|argument|value|\n|-|-|" + table, step + 1)
@@ -600,8 +602,6 @@ class Run(ExitStack):
                 tqdm.format_interval(max(left, 0) / speed) if metrics else "?"
             )  # no update yet
             self.evaluate(f", {speed:.0f} steps/s, {time_left} left")
-        if evaluating or boundary or self.due(1_000):
-            self.writer.flush()
         if boundary:
             self.save_checkpoint()
             if self.stopping and left > 0:

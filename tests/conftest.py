@@ -203,6 +203,26 @@ class Unbounded(Count):
         self.action_space = gym.spaces.Box(-np.inf, np.inf, (2,))
 
 
+class Only(Count):
+    """A simulator of which a process can have one."""
+
+    alive = 0
+
+    def __init__(self):
+        super().__init__()
+        Only.alive += 1
+        if Only.alive > 1:
+            raise RuntimeError("only one at a time")
+
+    def close(self):
+        Only.alive -= 1
+
+
+class Speechless(Count):
+    def __init__(self):
+        raise AssertionError
+
+
 gym.register("toy/Count-v0", Count)
 gym.register("toy/OneSided-v0", Count, kwargs={"low": (0.0, 0.1), "high": (2.0, 0.7)})
 gym.register("toy/Terminates-v0", Constant, max_episode_steps=10, kwargs={"terminates": True})
@@ -215,6 +235,12 @@ gym.register("toy/Image-v0", Image)
 gym.register("toy/Dict-v0", DictObs)
 gym.register("toy/Unbounded-v0", Unbounded)
 gym.register("toy/Integer-v0", Integer)
+LARGEST = float(np.finfo(np.float32).max)
+gym.register("toy/Huge-v0", Count, kwargs={"low": (-LARGEST,) * 2, "high": (LARGEST,) * 2})
+gym.register("toy/Equal-v0", Count, kwargs={"low": (-1.0, 2.0), "high": (1.0, 2.0)})
+gym.register("toy/Only-v0", Only)
+gym.register("toy/Speechless-v0", Speechless)
+gym.register("toy/Normalized-v0", lambda: gym.wrappers.NormalizeReward(Count()))
 
 
 @pytest.fixture(params=SCRIPTS)

@@ -34,7 +34,6 @@ EVERY_RUN = {
     "checkpoint_interval": 50_000,
     "eval_interval": 10_000,
     "eval_episodes": 10,
-    "capture_video": False,
     "compile": False,
 }
 
@@ -44,7 +43,11 @@ def test_script_header_pins_what_requirements_pin(script):
     header = re.search(r"^# /// script\n(.*?)^# ///$", source, re.MULTILINE | re.DOTALL)[1]
     pins = tomllib.loads(re.sub(r"^# ?", "", header, flags=re.MULTILINE))["dependencies"]
     lines = (ROOT / "requirements.txt").read_text().splitlines()
-    required = [line.split("#")[0].strip() for line in lines if "# plot.py" not in line]
+    required = [
+        line.split("#")[0].strip()
+        for line in lines
+        if "# plot.py" not in line and "# evaluate.py" not in line
+    ]
     assert sorted(pins) == sorted(filter(None, required))
     assert all("==" in pin for pin in pins)
 
@@ -83,7 +86,9 @@ def test_handout_critic_cannot_take_an_observation(script):
     as_printed = AsPrinted(gym.make("Hopper-v5"))
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         as_printed(obs, actions)
-    assert script.Networks(11, 3, -np.ones(3), np.ones(3)).qf1(obs, actions).shape == (4,)
+    assert script.Networks(11, 3, -np.ones(3), np.ones(3), script.Args()).qf1(
+        obs, actions
+    ).shape == (4,)
 
 
 def test_handout_target_broadcasts_to_a_matrix():
@@ -112,7 +117,7 @@ def test_handout_int_field_holds_a_float(script):
 def test_handout_noise_clip_is_read_here(script):
     """Nothing in the printed listing reads `noise_clip`; here it bounds the smoothing noise."""
     torch.manual_seed(0)
-    nets = script.Networks(3, 2, -np.ones(2), np.ones(2))
+    nets = script.Networks(3, 2, -np.ones(2), np.ones(2), script.Args())
     shapes = {"observations": 3, "actions": 2, "next_observations": 3, "dones": 1, "rewards": 1}
     data = type("Batch", (), {name: torch.rand(8, size) for name, size in shapes.items()})
     losses = []
@@ -142,4 +147,4 @@ def test_printed_command_is_understood(name, flags):
     else:
         args = module.tyro.cli(module.Args, args=words)
         if name.endswith("_continuous"):
-            module.check_args(args)
+            module.check_args(args, ())

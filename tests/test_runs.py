@@ -13,8 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-from ctypes.util import find_library
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -25,6 +23,10 @@ from conftest import OWN, QUICK, ROOT, RUN_SCRIPTS, TAGS, same, scalars, weights
 import evaluate
 
 pytestmark = RUN_SCRIPTS
+
+
+class Death(Exception):
+    """What ends a run in the middle."""
 
 
 def contents(run_dir):
@@ -89,25 +91,34 @@ def command_line(script, tmp_path, **settings):
 
 
 def test_what_a_run_prints_where_there_is_no_terminal(script, tmp_path):
-    """And nothing but its folder is new. A whole number may be written as 2e2, a name may not."""
+    """And nothing but its folder is new."""
     name = "12e3456"
     settings = {"env_id": "HalfCheetah-v4", "max_episode_steps": 20, "run_name": name}
-    process = command_line(script, tmp_path, total_timesteps="2e2", **settings)
+    process = command_line(script, tmp_path, total_timesteps=200, **settings)
     assert (process.returncode, process.stderr) == (0, "")
     returned = r"return -?\d+\.\d ± \d+\.\d"
     lines = [
-        rf"runs/{name}: steps 0 to 200 on cpu, 1 thread\(s\)",
-        rf"step 100: {returned}, \d+ steps/s, \d\d:\d\d left",
+        rf"runs/{name}: steps 0 to 200 on cpu",
+        rf"step 100: {returned}, \d+ steps/s, (\?|\d\d:\d\d) left",
         rf"step 200: {returned}, \d+ steps/s, 00:00 left",
-        rf"runs/{name} is finished at step 200: {returned}",
+        rf"runs/{name} is finished at step 200",
         rf"  tensorboard --logdir runs/{name}",
         rf"  python evaluate\.py runs/{name} --video video\.mp4",
-        rf"  more: --resume --run-name {name} --total-timesteps N",
+        rf"  python {script.__name__}\.py --resume --run-name {name} --total-timesteps 400",
     ]
     assert re.fullmatch("\n".join(lines) + "\n", process.stdout), process.stdout
     assert os.listdir(tmp_path) == ["runs"]
-    typed = shlex.split(process.stdout.splitlines()[5])[2:]
-    assert evaluate.tyro.cli(evaluate.Args, args=typed).video.name == "video.mp4"
+    *_, played, more = [shlex.split(line) for line in process.stdout.splitlines()]
+    assert evaluate.tyro.cli(evaluate.Args, args=played[2:]).video.name == "video.mp4"
+    typed = [sys.executable, ROOT / more[1], *more[2:]]
+    process = subprocess.run(typed, cwd=tmp_path, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert f"runs/{name} is finished at step 400" in process.stdout
+    process = subprocess.run([*typed, "--seed=3"], cwd=tmp_path, capture_output=True, text=True)
+    assert (process.returncode, process.stderr) == (
+        2,
+        f"error: runs/{name} has seed 1, you gave 3\n",
+    )
 
 
 def test_existing_folder_is_never_overwritten(quick, capsys):
@@ -117,8 +128,7 @@ def test_existing_folder_is_never_overwritten(quick, capsys):
     assert contents(run_dir) == before
 
 
-def test_default_names_are_unique_and_safe(quick, script, monkeypatch):
-    monkeypatch.setattr(script.time, "strftime", lambda _: "now")
+def test_default_names_are_unique_and_safe(quick):
     names = {quick(total_timesteps=10)[0].name for _ in range(2)}
     assert len(names) == 2
     assert all(name.startswith("toy-Count-v0__") for name in names)
@@ -131,70 +141,19 @@ def test_folder_that_cannot_be_written(quick, capsys, tmp_path):
 
 def test_default_name_that_is_too_long(quick, capsys, tmp_path):
     (tmp_path / "runs").mkdir()
-    assert "cannot write" in refused(capsys, quick, exp_name="x" * 300)
-
-
-@pytest.mark.skipif(find_library("EGL") is None, reason="no headless OpenGL (EGL) here")
-def test_capture_video_writes_the_last_evaluation(quick):
-    """And every 25th."""
-    run_dir, _ = quick(env_id="InvertedPendulum-v4", capture_video=True, eval_interval=10)
-    videos = [f"step-{step}-episode-0.mp4" for step in (250, 300)]
-    assert sorted(path.name for path in run_dir.glob("videos/*")) == videos
-    assert (run_dir / "videos" / videos[1]).stat().st_size > 1000
-
-
-def no_video(script, monkeypatch, fail=False):
-    """Have the script's environments record no video, or fail to."""
-    real = script.make_envs
-
-    def make_envs(args, num_envs, video=None, mode="sync"):
-        if video and fail:
-            script.fail("no camera here")
-        return real(args, num_envs, mode=mode)
-
-    monkeypatch.setattr(script, "make_envs", make_envs)
-
-
-def test_ctrl_c_during_a_video_is_kept_from_ffmpeg(quick, script, monkeypatch):
-    """The processes that recording starts inherit a mask that blocks a terminal's signals."""
-    no_video(script, monkeypatch)
-    real, blocked = script.evaluate, []
-
-    def evaluate(actor, args, episodes, video=None):
-        blocked.append((bool(video), signal.pthread_sigmask(signal.SIG_BLOCK, [])))
-        return real(actor, args, episodes, video)
-
-    monkeypatch.setattr(script, "evaluate", evaluate)
-    quick(capture_video=True, eval_interval=0)
-    monkeypatch.setattr(script, "evaluate", lambda *words: die() if words[3:] else real(*words))
-    with pytest.raises(MemoryError):
-        quick(capture_video=True, eval_interval=0, run_name="no encoder")
-    assert blocked == [(False, set()), (True, {signal.SIGINT, signal.SIGTERM})]
-    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
-
-
-def test_run_that_cannot_record_is_refused_before_a_file_changes(
-    quick, script, capsys, monkeypatch
-):
-    settings = {"run_name": "x", "capture_video": True}
-    with monkeypatch.context() as patch:
-        no_video(script, patch)
-        run_dir, _ = quick(**settings)
-    before = contents(run_dir)
-    no_video(script, monkeypatch, fail=True)
-    settings |= {"resume": True, "total_timesteps": 400}
-    assert refused(capsys, quick, **settings) == "error: no camera here\n"
-    assert contents(run_dir) == before
+    assert "too long" in refused(capsys, quick, exp_name="x" * 300)
 
 
 # ---- Evaluation ----
 def test_model_gives_the_last_evaluation_again(quick, script):
     run_dir, result = quick(env_id="InvertedPendulum-v4")
     args = script.Args(**(QUICK | {"env_id": "InvertedPendulum-v4"}))
-    nets = script.Networks(4, 1, np.array([-3.0]), np.array([3.0]))
+    nets = script.Networks(4, 1, np.array([-3.0]), np.array([3.0]), args)
     nets.load_state_dict(weights(run_dir))
+    envs = script.make_envs(args, 2)
     for _ in range(2):
-        assert script.evaluate(nets.actor, args, 2)[0].mean() == result["eval_mean"]
+        scores = script.evaluate(nets.actor, args, envs)
+        assert scores["episodic_return"].mean() == result["eval_mean"]
 
 
 def test_evaluation_does_not_change_training(quick):
@@ -205,10 +164,10 @@ def test_evaluation_does_not_change_training(quick):
 
 
 def test_evaluation_logs_mean_standard_deviation_and_discounted_return(quick):
-    """Environment 0 trains; the last of three evaluations is of the fifth and the sixth other."""
-    run_dir, result = quick(gamma=0.9)
+    """Environment 0 trains, the other two evaluate: an episode ends early, and another begins."""
+    run_dir, result = quick(gamma=0.9, eval_interval=0)
     returns, discounted = [], []
-    for name, length in (5, 7), (6, 5):
+    for name, length in (1, 7), (2, 5):
         rewards = [100 * name + 10 + t for t in range(1, length + 1)]
         returns.append(sum(rewards))
         discounted.append(sum(0.9**t * reward for t, reward in enumerate(rewards)))
@@ -223,7 +182,7 @@ def test_evaluation_logs_mean_standard_deviation_and_discounted_return(quick):
 @pytest.mark.filterwarnings("ignore:.*The reward is a NaN value")
 def test_evaluation_of_rewards_that_are_not_numbers_ends(quick, capsys, tmp_path):
     error = refused(capsys, quick, 1, env_id="toy/NanElsewhere-v0", run_name="nan")
-    assert error == "error: evaluation return is not finite at step 100 of runs/nan\n"
+    assert error == "error: evaluation episodic_return is not finite at step 100 of runs/nan\n"
     assert not (tmp_path / "runs" / "nan" / "result.json").exists()
 
 
@@ -234,6 +193,7 @@ class Endless:
 
     def __init__(self, num_envs):
         self.obs, self.false, self.steps = np.zeros((num_envs, 1)), np.zeros(num_envs, bool), 0
+        self.num_envs = num_envs
 
     def reset(self, **_):
         return self.obs, {}
@@ -247,14 +207,11 @@ class Endless:
         pass
 
 
-def test_evaluation_without_an_end_is_cut(script, monkeypatch, capsys):
-    monkeypatch.setattr(script, "make_envs", lambda args, num_envs, video: Endless(num_envs))
+def test_evaluation_without_an_end_is_cut(script):
     actor = torch.nn.Identity()
     actor.action_scale = torch.ones(1)
-    returns, _ = script.evaluate(actor, script.Args(env_id="Endless-v0"), 1000)
-    assert (returns == 1000).all()
-    line = "an evaluation was cut at 1,000,000 steps: Endless-v0 needs --max-episode-steps\n"
-    assert capsys.readouterr().out == line
+    scores = script.evaluate(actor, script.Args(env_id="Endless-v0"), Endless(1000))
+    assert (scores["episodic_return"] == 1000).all()
 
 
 # ---- Seeds ----
@@ -267,7 +224,8 @@ def first_observations(script, seed):
         return obs
 
     actor.action_scale = torch.ones(1)
-    script.evaluate(actor, script.Args(env_id="toy/Regulator-v0", seed=seed), 10)
+    args = script.Args(env_id="toy/Regulator-v0", seed=seed)
+    script.evaluate(actor, args, script.make_envs(args, 10))
     return seen[0]
 
 
@@ -311,14 +269,14 @@ def test_dead_at_any_file_it_writes_and_resumed_ends_in_the_same_weights(
         def save(path, content, left=left):
             left[0] -= 1
             if left[0] == 0:
-                raise MemoryError("dead")
+                raise Death
             real(path, content)
 
         monkeypatch.setattr(script, "save", save)
         try:
             quick(run_name=f"n{n}", **settings)
             break
-        except MemoryError:
+        except Death:
             monkeypatch.setattr(script, "save", real)
         run_dir, _ = quick(run_name=f"n{n}", resume=True, **settings)
         assert same(weights(run_dir), weights(whole))
@@ -335,7 +293,7 @@ def wait_for_file(path, process):
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
-def test_signal_saves_where_the_run_stands(start, tmp_path, signum, code):
+def test_signal_saves_where_the_run_stands(start, script, tmp_path, signum, code):
     settings = {"run_name": "stopped", "checkpoint_interval": 0, "total_timesteps": 1_000_000}
     process, run_dir = start(**settings), tmp_path / "runs" / "stopped"
     wait_for_file(run_dir / "model.pt", process)
@@ -343,7 +301,8 @@ def test_signal_saves_where_the_run_stands(start, tmp_path, signum, code):
     process.join()
     assert process.exitcode == code
     step, out = checkpoint_step(run_dir), (tmp_path / "stdout").read_text()
-    assert out.endswith(f"stopped at step {step}; to go on, add --resume --run-name stopped\n")
+    command = f"python {script.__name__}.py --resume --run-name stopped"
+    assert out.endswith(f"stopped at step {step:,}; to go on: {command}\n")
     assert step >= 100
     assert not (run_dir / "result.json").exists()
     process = start(resume=True, **settings | {"total_timesteps": step + 50})
@@ -362,78 +321,14 @@ class Gone(io.TextIOBase):
     def write(self, _):
         raise BrokenPipeError
 
-    def fileno(self):
-        return self.file.fileno()
-
 
 def test_signal_saves_when_the_reader_of_the_output_has_ended(quick, script, monkeypatch, tmp_path):
     """A terminal's Ctrl-C also ends the `tee` of `| tee log`."""
     signal_at(150, script, monkeypatch, signal.SIGINT)
-    Gone.file = (tmp_path / "stdout").open("w")
     monkeypatch.setattr(sys, "stdout", Gone())
     with pytest.raises(SystemExit, match="^130$"):
         quick(run_name="x", eval_interval=10)
     assert checkpoint_step(tmp_path / "runs" / "x") == 150
-    os.write(Gone.file.fileno(), b"to /dev/null")  # what is still to be flushed goes there
-    assert (tmp_path / "stdout").read_text() == ""
-
-
-def test_environments_in_processes_of_their_own_change_no_weight(quick):
-    settings = {"env_id": "InvertedPendulum-v4", "num_envs": 3}
-    together, apart = (weights(quick(async_envs=mode, **settings)[0]) for mode in (False, True))
-    assert same(together, apart)
-
-
-def descendants(pid):
-    """Return the processes that a process started, and those that they did, the latter last."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return children + [one for child in children for one in descendants(child)]
-
-
-def have_ended(pids):
-    """Tell whether within ten seconds each has ended, if only as a zombie."""
-    for _ in range(200):
-        time.sleep(0.05)
-        states = [Path(f"/proc/{pid}/stat") for pid in pids]
-        if all(not path.exists() or path.read_text().split()[2] == "Z" for path in states):
-            return True
-    return False
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_processes_of_environments_end_with_the_run(start, tmp_path, signum, code):
-    """A terminal's Ctrl-C reaches them, too; they leave it to the run, which saves."""
-    settings = {"async_envs": True, "num_envs": 2, "checkpoint_interval": 0}
-    process = start(run_name="stopped", total_timesteps=1_000_000, **settings)
-    wait_for_file(tmp_path / "runs" / "stopped" / "model.pt", process)
-    others = descendants(process.pid)
-    assert len(others) >= 2
-    for pid in [*map(int, others), process.pid]:
-        if signum == signal.SIGINT or pid == process.pid:
-            os.kill(pid, signum)
-    process.join()
-    assert process.exitcode == code
-    if signum == signal.SIGINT:
-        assert checkpoint_step(tmp_path / "runs" / "stopped") >= 100
-    assert have_ended(others)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_death_of_an_environments_process_ends_the_run(script, tmp_path):
-    settings = {"run_name": "dead", "total_timesteps": 1_000_000, "checkpoint_interval": 0}
-    settings |= {"env_id": "InvertedPendulum-v4", "async_envs": True, "num_envs": 2}
-    process = subprocess.Popen(words(script, **settings), cwd=tmp_path, stderr=subprocess.DEVNULL)
-    try:
-        while not (tmp_path / "runs" / "dead" / "model.pt").exists():
-            time.sleep(0.05)
-            assert process.poll() is None
-        others = descendants(process.pid)
-        os.kill(int(others[-1]), signal.SIGKILL)
-        assert process.wait(60) == 1
-        assert have_ended(others)
-    finally:
-        process.kill()
 
 
 def test_second_interrupt_quits_at_once(start, tmp_path):
@@ -460,7 +355,7 @@ def test_run_stopped_at_its_last_step_gets_its_evaluation(quick, script, monkeyp
 
 
 def die(*_):
-    raise MemoryError("dead")
+    raise Death
 
 
 ENDS = {"finished": 0, "not finite": 1, "refused": 2, "stopped": 75, "exception": None}
@@ -487,7 +382,7 @@ def test_however_train_ends_it_lets_go_at_once(quick, script, monkeypatch, tmp_p
     signals, threads = (signal.SIGINT, signal.SIGTERM), threading.active_count()
     before = [signal.signal(signum, handler) for signum in signals]
     try:
-        with pytest.raises((SystemExit, MemoryError)) as stop:  # noqa: PT012
+        with pytest.raises((SystemExit, Death)) as stop:  # noqa: PT012
             quick(**settings)
             raise SystemExit(0)
         assert getattr(stop.value, "code", None) == ENDS[end]
@@ -535,7 +430,7 @@ def test_extended_run_that_dies_is_not_finished(quick, script, monkeypatch):
     """The result of the shorter run goes before training does."""
     run_dir, _ = quick(run_name="x")
     monkeypatch.setattr(script, "critic_loss", die)
-    with pytest.raises(MemoryError):
+    with pytest.raises(Death):
         quick(run_name="x", resume=True, total_timesteps=500)
     assert not (run_dir / "result.json").exists()
 
@@ -548,6 +443,13 @@ def cut(name, size):
     return lambda run_dir: (run_dir / name).write_bytes((run_dir / name).read_bytes()[:size])
 
 
+def flip(run_dir):
+    """In the middle, which is in an array: PyTorch would load it."""
+    data = bytearray((run_dir / "checkpoint.pt").read_bytes())
+    data[len(data) // 2] ^= 1
+    (run_dir / "checkpoint.pt").write_bytes(data)
+
+
 def foreign(run_dir):
     torch.save({"something": torch.zeros(3)}, run_dir / "checkpoint.pt")
 
@@ -556,7 +458,11 @@ MORE = {"total_timesteps": 500}
 # what happened to a finished run of 300 steps, with what it is resumed, what the error says
 REFUSED = {
     "another seed": (without(), {"seed": 9}, "seed 1"),
-    "other arguments": (without(), MORE | {"gamma": 0.5, "eval_interval": 50}, "gamma 0.99, eval"),
+    "other arguments": (
+        without(),
+        MORE | {"gamma": 0.5, "eval_interval": 50},
+        "has gamma 0.99, you gave 0.5",
+    ),
     "only args.json": (
         without("result.json", "checkpoint.pt"),
         {"env_id": "toy/OneSided-v0"},
@@ -568,7 +474,7 @@ REFUSED = {
     "foreign checkpoint": (foreign, MORE, "checkpoint.pt"),
     "cut args.json": (cut("args.json", 100), MORE, "args.json"),
     "cut result.json": (cut("result.json", 10), MORE, "result.json"),
-    "too few steps": (without("result.json"), {"total_timesteps": 200}, "step 300, beyond"),
+    "flipped byte": (flip, MORE, "checkpoint.pt"),
 }
 
 

@@ -14,7 +14,9 @@ from conftest import OWN, TABLE, TAGS, only, same, scalars, weights
 def test_short_run_changes_every_parameter_and_logs_every_tag(quick, script):
     run_dir, result = quick()
     script.set_random_seed(1)
-    before = script.Networks(3, 2, np.array([-1.0, -5.0]), np.array([1.0, 5.0])).state_dict()
+    before = script.Networks(
+        3, 2, np.array([-1.0, -5.0]), np.array([1.0, 5.0]), script.Args()
+    ).state_dict()
     after = weights(run_dir)
     fixed = {name for name in before if "action_" in name or "atoms" in name}
     assert {name for name in before if torch.equal(before[name], after[name])} == fixed
@@ -73,9 +75,9 @@ WITH = {
 }
 # what changes no weights, or is tested elsewhere
 REST = {
-    *("exp_name", "seed", "cuda", "torch_threads", "compile", "run_name", "resume", "async_envs"),
+    *("exp_name", "seed", "cuda", "torch_threads", "compile", "run_name", "resume"),
     "num_workers",
-    *("eval_interval", "eval_episodes", "capture_video", "env_id", "total_timesteps"),
+    *("eval_interval", "eval_episodes", "env_id", "total_timesteps"),
 }
 
 

@@ -1,0 +1,322 @@
+"""What an environment, a disk, a terminal or a scheduler can do to a run, and does not."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, RUN_SCRIPTS, Count, only, same, scalars, weights
+from stable_baselines3.common.monitor import Monitor
+from test_runs import Death, contents, refused
+
+DDPG = only(["ddpg_continuous"])
+
+
+class Talkative(Count):
+    """Its infos change their kinds and lengths; it succeeds in each episode of 7 steps."""
+
+    def info(self):
+        contacts = np.zeros(self.time % 3 + 1)
+        kinds = "text", None, {"a": {"b": contacts}}, 1.0, [contacts], object()
+        return {"contacts": contacts, "nested": {"x": contacts}, "any": kinds[self.time % 6]}
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=seed)[0], self.info()
+
+    def step(self, action):
+        *transition, _ = super().step(action)
+        return *transition, self.info() | {"is_success": np.array([self.time == 7])}
+
+
+class Wanderer(Count):
+    """Changes the working folder, and can't be closed."""
+
+    def reset(self, *, seed=None, options=None):
+        os.chdir("/")
+        return super().reset(seed=seed)
+
+    def close(self):
+        raise RuntimeError("it is jammed")
+
+
+class Boolean(Count):
+    observation_space = gym.spaces.MultiBinary(3)
+
+    def __init__(self):
+        super().__init__()
+        self.observation_space = gym.spaces.Box(0, 1, (3,), bool)
+
+    def obs(self):
+        return np.array([self.time % 2, self.time > 3, True], bool)
+
+
+class TooMuch(Count):
+    """Its reward is a number that no float32 can be, after the 150th step of its life."""
+
+    steps = 0
+
+    def reward(self, action):
+        self.steps += 1
+        return 1e39 if self.steps > 150 else 1.0
+
+
+class Reach(gym.Env):
+    """Be where the action says, in any units: reward -(a/unit - s)²."""
+
+    observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, unit=1.0):
+        self.unit, self.action_space = unit, gym.spaces.Box(-unit, unit, (2,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.state = self.np_random.uniform(-1, 1, 1).astype(np.float32)
+        return self.state, {}
+
+    def step(self, action):
+        reward = -float(((action / self.unit - self.state) ** 2).sum())
+        self.state = self.np_random.uniform(-1, 1, 1).astype(np.float32)
+        return self.state, reward, False, False, {}
+
+
+class Offset(Reach):
+    """The same task with a coordinate of five million."""
+
+    def step(self, action):
+        obs, *rest = super().step(action)
+        return obs.astype(np.float64) + 5e6, *rest
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=seed)[0].astype(np.float64) + 5e6, {}
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (1,), np.float64)
+
+
+gym.register("toy/Talkative-v0", Talkative)
+gym.register("toy/Wanderer-v0", Wanderer)
+gym.register("toy/Boolean-v0", Boolean)
+gym.register("toy/TooMuch-v0", TooMuch)
+gym.register("toy/Monitored-v0", lambda: Monitor(Count()))
+gym.register("toy/Recorded-v0", lambda: gym.wrappers.RecordEpisodeStatistics(Count()))
+gym.register("toy/Reach-v0", Reach, max_episode_steps=20)
+gym.register("toy/Offset-v0", Offset, max_episode_steps=20)
+
+
+# ---- Environments ----
+@RUN_SCRIPTS
+@pytest.mark.parametrize("kind", ["Talkative", "Monitored", "Recorded"])
+@pytest.mark.parametrize("num_envs", [1, 2])
+def test_what_an_environment_says_of_itself_changes_nothing(quick, kind, num_envs):
+    told, _ = quick(env_id=f"toy/{kind}-v0", num_envs=num_envs)
+    plain, _ = quick(num_envs=num_envs)
+    assert same(weights(told), weights(plain))
+    lengths = [[e.value for e in scalars(run)["charts/episodic_length"]] for run in (told, plain)]
+    assert lengths[0] == lengths[1]
+
+
+@RUN_SCRIPTS
+def test_success_is_logged_where_the_environment_tells_it(quick):
+    run_dir, result = quick(env_id="toy/Talkative-v0")
+    points = {tag: [event.value for event in events] for tag, events in scalars(run_dir).items()}
+    long = [float(length == 7) for length in points["charts/episodic_length"]]
+    assert points["charts/success"] == long
+    assert 0 < sum(long) < len(long)
+    assert points["eval/success_rate"] == [0.5, 0.0, 1.0]  # at first one of two is long, then none
+    assert result["eval_success_rate"] == 1.0
+
+
+@RUN_SCRIPTS
+def test_environment_may_change_the_folder_and_fail_to_close(quick, tmp_path):
+    run_dir, _ = quick(env_id="toy/Wanderer-v0", run_name="x")
+    assert os.getcwd() == "/"
+    names = {path.name.split(".out")[0] for path in (tmp_path / run_dir).iterdir()}
+    kept = {"args.json", "model.pt", "best_model.pt", "checkpoint.pt", "result.json", "lock"}
+    assert names == kept | {"events"}
+
+
+@RUN_SCRIPTS
+def test_observations_may_be_booleans(quick):
+    assert quick(env_id="toy/Boolean-v0")[1]["step"] == 300
+
+
+@RUN_SCRIPTS
+def test_reward_that_no_float32_can_be_stops_the_run_before_it_is_stored(quick, capsys, tmp_path):
+    settings = {"env_id": "toy/TooMuch-v0", "run_name": "x", "eval_interval": 0}
+    error = refused(capsys, quick, 1, checkpoint_interval=50, **settings)
+    assert error == "error: reward is not finite at step 151 of runs/x\n"
+    state = torch.load(tmp_path / "runs" / "x" / "checkpoint.pt", weights_only=True)
+    assert state["progress"]["step"] == 150
+    for tensor in state.get("rb", {}).values():
+        assert torch.as_tensor(tensor).isfinite().all()
+
+
+@only(
+    [f"{name}_continuous" for name in ("ddpg", "td3", "svg0", "sac", "d4pg", "naf", "ac_reparam")]
+)
+def test_one_task_in_three_units_ends_in_the_same_weights(quick, script):
+    """Of what is learned every bit: the units are powers of two."""
+
+    def trained(unit):
+        name = f"toy/Reach{unit}-v0"
+        gym.register(name, Reach, max_episode_steps=20, kwargs={"unit": unit})
+        state = weights(quick(env_id=name, total_timesteps=250, eval_interval=0)[0])
+        del gym.registry[name]
+        return {key: value for key, value in state.items() if "action_" not in key}
+
+    one, large, small = (trained(unit) for unit in (1.0, 1024.0, 2.0**-7))
+    assert same(one, large)
+    assert same(one, small)
+
+
+@only([f"{name}_continuous" for name in ("ppo", "a2c", "reinforce", "a3c")])
+def test_an_offset_of_observations_does_not_ruin_their_normalisation(quick, script):
+    """In training and in evaluation, which used to normalise after rounding to float32."""
+    run_dir, _ = quick(env_id="toy/Offset-v0", total_timesteps=400)
+    actor = {k.removeprefix("actor."): v for k, v in weights(run_dir).items()}
+    assert actor["obs_normalizer.mean"].item() == pytest.approx(5e6, abs=1)
+    assert actor["obs_normalizer.var"].item() == pytest.approx(1 / 3, rel=0.5)
+    nets = script.Networks(1, 2, -np.ones(2), np.ones(2), script.Args())
+    nets.load_state_dict(weights(run_dir))
+    seen = []
+    hook = nets.actor.mu.register_forward_hook(lambda _, x, y: seen.extend(x[0].flatten().tolist()))
+    args = script.Args(env_id="toy/Offset-v0")
+    script.evaluate(nets.actor, args, script.make_envs(args, 2))
+    hook.remove()
+    assert len(set(seen)) == len(seen) == 40  # float32 knows steps of a half there
+
+
+# ---- Threads, disks, terminals ----
+@RUN_SCRIPTS
+def test_training_in_a_thread(quick):
+    results = []
+    thread = threading.Thread(target=lambda: results.append(quick(run_name="x")))
+    thread.start()
+    thread.join()
+    ((run_dir, _),) = results
+    assert same(weights(run_dir), weights(quick(run_name="y")[0]))
+
+
+@DDPG
+@pytest.mark.parametrize("what", ["save", "version"])
+def test_run_that_fails_before_it_began_leaves_no_folder(
+    quick, script, monkeypatch, tmp_path, what
+):
+    def die(*_, **__):
+        raise Death
+
+    monkeypatch.setattr(script, what, die)
+    with pytest.raises(Death):
+        quick(run_name="x")
+    assert list(tmp_path.glob("runs/*")) == []
+
+
+@DDPG
+def test_compiling_without_a_compiler_gets_one_line_at_the_start(
+    quick, script, monkeypatch, capsys, tmp_path
+):
+    from torch._inductor import cpp_builder
+
+    cpp_builder.cpp_compiler_search.cache_clear()
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
+    error = refused(capsys, quick, compile=True)
+    cpp_builder.cpp_compiler_search.cache_clear()
+    assert "--compile needs a C++ compiler" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+@DDPG
+def test_full_disk_at_resume_loses_no_result(quick, script, monkeypatch):
+    run_dir, _ = quick(run_name="x")
+    before = contents(run_dir)
+    monkeypatch.setattr(script.json, "dumps", lambda *_, **__: (_ for _ in ()).throw(full_disk()))
+    with pytest.raises(SystemExit, match="^1$"):
+        quick(run_name="x", resume=True, total_timesteps=400)
+    assert contents(run_dir) == before
+
+
+def full_disk():
+    return OSError(errno.ENOSPC, "No space left on device")
+
+
+@DDPG
+def test_full_disk_under_tensorboard_gets_one_line(quick, script, monkeypatch, capfd, tmp_path):
+    from tensorboard.compat.tensorflow_stub.io.gfile import LocalFileSystem
+
+    def append(*_, **__):
+        raise full_disk()
+
+    real = script.Run.end_iteration
+
+    def end_iteration(run, *words):
+        if run.global_step == 150:
+            monkeypatch.setattr(LocalFileSystem, "append", append)
+        return real(run, *words)
+
+    monkeypatch.setattr(script.Run, "end_iteration", end_iteration)
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)  # pytest has its own
+    with pytest.raises(SystemExit, match="^1$"):
+        quick(run_name="x")
+    monkeypatch.undo()
+    assert capfd.readouterr().err == "error: OSError: [Errno 28] No space left on device\n"
+
+
+@DDPG
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_checkpoint_is_mapped_not_read_into_memory(script, tmp_path):
+    def anonymous():
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("RssAnon:")[1].split()[0])  # kB
+
+    script.save(tmp_path / "x.pt", {"rb": {"observations": torch.zeros(40_000_000)}})
+    before = anonymous()
+    content = script.load(tmp_path / "x.pt")
+    assert content["rb"]["observations"].sum() == 0
+    assert anonymous() - before < 40_000  # of 160,000
+
+
+@DDPG
+def test_no_stdout_and_no_stderr(quick, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert quick()[1]["step"] == 300
+
+
+def test_console_that_has_not_every_letter(tmp_path):
+    words = ["--env-id=InvertedPendulum-v4", "--total-timesteps=50", "--eval-episodes=1"]
+    command = [sys.executable, ROOT / "ddpg_continuous.py", *words]
+    env = os.environ | {"PYTHONIOENCODING": "ascii"}
+    process = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert " ? 0.0, " in process.stdout
+
+
+# ---- What users ask for ----
+@RUN_SCRIPTS
+def test_best_evaluation_keeps_its_weights(quick, script, monkeypatch, tmp_path):
+    """Across a resume; of two that are equal the later."""
+    means = iter([3.0, 1.0, 5.0, 5.0, 2.0, 4.0])
+
+    def evaluate(actor, args, envs):
+        returns = np.full(envs.num_envs, next(means))
+        return {"episodic_return": returns, "discounted_return": returns}
+
+    monkeypatch.setattr(script, "evaluate", evaluate)
+    settings = {"run_name": "x", "eval_interval": 50}
+    if "anneal_lr" in vars(script.Args()):
+        settings |= {"anneal_lr": False}
+    quick(total_timesteps=200, **settings)
+    shutil.copy(tmp_path / "runs" / "x" / "model.pt", tmp_path / "fourth.pt")
+    run_dir, result = quick(resume=True, **settings)
+    best = torch.load(run_dir / "best_model.pt", weights_only=True)
+    assert (result["best_step"], result["best_mean"]) == (200, 5.0)
+    assert same(best, torch.load(tmp_path / "fourth.pt", weights_only=True))
+    assert not same(best, weights(run_dir))
+    assert json.loads((run_dir / "result.json").read_text()) == result
