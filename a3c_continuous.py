@@ -51,8 +51,6 @@ import time
 import warnings
 import zipfile
 from contextlib import ExitStack, suppress
-from dataclasses import fields
-from datetime import datetime
 from importlib.metadata import version
 from shutil import rmtree
 
@@ -240,8 +238,7 @@ def train(args: Args) -> dict:
     with Run(args, at_least_1=("num_steps", "num_workers")) as run:
         if run.device.type == "cuda":
             fail("workers are processes that share the CPU's memory: no --cuda")
-        nets = Networks(run.obs_dim, run.act_dim, run.action_low, run.action_high, args)
-        nets.to(run.device)
+        nets = Networks(run.obs_dim, run.act_dim, run.act_low, run.act_high, args).to(run.device)
         copy = deepcopy(nets)
         optimizer = optim.RMSprop(nets.parameters(), lr=args.learning_rate, eps=1e-5)
         obs = run.begin(nets=copy, optimizer=optimizer)
@@ -324,7 +321,7 @@ def work(number, run, nets, obs, shared, others):
                     x = nets.actor.obs_normalizer(torch.as_tensor(obs, device=run.device))
                     actions = nets.actor.distribution(x).sample()
                 bounded = actions * nets.actor.action_scale + nets.actor.action_bias
-                bounded = bounded.cpu().numpy().clip(run.action_low, run.action_high)
+                bounded = bounded.cpu().numpy().clip(run.act_low, run.act_high)
                 next_obs, rewards, terminations, truncations, infos = run.step(bounded)
                 dones = terminations | truncations
                 discounted = args.gamma * discounted + rewards
@@ -386,10 +383,10 @@ def say(message: str) -> None:
 def check_args(args, at_least_1) -> None:
     """Refuse numbers that no run can use; only one whose default is negative may be negative."""
     at_least_1 += "total_timesteps", "num_envs", "max_episode_steps", "torch_threads"
-    for field in fields(args):
-        name, value = field.name, getattr(args, field.name)
+    for name, value in vars(args).items():
         if isinstance(value, int | float):
-            low = -(2**31) if (field.default or 0) < 0 else name in (*at_least_1, "eval_episodes")
+            negative = (getattr(type(args), name, 0) or 0) < 0
+            low = -(2**31) if negative else name in (*at_least_1, "eval_episodes")
             high = 1 if name in ("gamma", "tau", "gae_lambda") else 2**31
             if not low <= value <= high:
                 fail(f"--{name.replace('_', '-')} must be from {low:d} to {high}, not {value}")
@@ -504,7 +501,7 @@ class Run(ExitStack):
         self.obs_space = gym.spaces.Box(-np.inf, np.inf, (self.obs_dim,), np.float32)
         self.action_space = self.envs.single_action_space
         self.act_dim = self.action_space.shape[0]
-        self.action_low, self.action_high = self.action_space.low, self.action_space.high
+        self.act_low, self.act_high = self.action_space.low, self.action_space.high
         self.device = torch.device("cuda" if torch.cuda.is_available() and args.cuda else "cpu")
         torch.set_num_threads(args.torch_threads)
         set_random_seed(args.seed)
@@ -555,7 +552,7 @@ class Run(ExitStack):
 
     def open_folder(self) -> None:
         """Make the run's folder, or reopen it to resume, and lock it."""
-        args, now = self.args, datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+        args, now = self.args, time.strftime("%Y-%m-%d_%H-%M-%S") + f"-{time.time_ns() % 10**9:09}"
         if args.resume and not args.run_name:
             fail("--resume needs --run-name")
         default = f"{args.env_id}__{args.exp_name}__{args.seed}__{now}"
@@ -712,10 +709,8 @@ class Run(ExitStack):
             self.log("charts/SPS", speed)
             self.log_step, self.log_time = self.global_step, time.perf_counter()
         if evaluating:
-            time_left = (
-                tqdm.format_interval(max(left, 0) / speed) if metrics else "?"
-            )  # no update yet
-            self.evaluate(f", {speed:.0f} steps/s, {time_left} left")
+            rest = tqdm.format_interval(max(left, 0) / speed) if metrics else "?"  # no update yet
+            self.evaluate(f", {speed:.0f} steps/s, {rest} left")
         if boundary:
             self.save_checkpoint()
             if self.stopping and left > 0:

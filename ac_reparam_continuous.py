@@ -14,7 +14,7 @@ Actor: maximise E[Q(s, a)], a ~ π(·|s). Parent: svg0_continuous.py, from which
 
 Departures from the paper:
 1. z is drawn afresh, not inferred from the data; nothing is weighted by importance.
-2. Every `checkpoint_interval` steps the running episodes are cut, as a time limit would.
+And in every script running episodes are cut each `checkpoint_interval` steps, as by a time limit.
 
     python ac_reparam_continuous.py --env-id HalfCheetah-v4
 """
@@ -46,8 +46,6 @@ import time
 import warnings
 import zipfile
 from contextlib import ExitStack, suppress
-from dataclasses import fields
-from datetime import datetime
 from importlib.metadata import version
 from shutil import rmtree
 
@@ -98,8 +96,7 @@ class QNetwork(nn.Module):
         self.fc1 = nn.Linear(obs_dim + act_dim, 256)
         self.fc2 = nn.Linear(256, 256)
         self.fc3 = nn.Linear(256, 1)
-        self.register_buffer("action_scale", action_scale)
-        self.register_buffer("action_bias", action_bias)
+        self.action_scale, self.action_bias = nn.Buffer(action_scale), nn.Buffer(action_bias)
 
     def forward(self, x, a):
         x = torch.cat([x, (a - self.action_bias) / self.action_scale], 1)
@@ -117,8 +114,7 @@ class Actor(nn.Module):
         self.fc2 = nn.Linear(256, 256)
         self.fc_mu = nn.Linear(256, act_dim)
         self.log_std = nn.Parameter(torch.zeros(act_dim))
-        self.register_buffer("action_scale", action_scale)
-        self.register_buffer("action_bias", action_bias)
+        self.action_scale, self.action_bias = nn.Buffer(action_scale), nn.Buffer(action_bias)
 
     def distribution(self, x):
         """π(·|s) in units of half the action range: tanh(u), u ~ N(m, σ²)."""
@@ -176,8 +172,7 @@ def actor_loss(nets, data, args):
         # ∇_θ J = E[∇_θ log π(a|s) Q(s, a)]   [Williams 1992, the critic in place of the return]
         objective = policy.log_prob(actions) * objective.detach()
     loss = -objective.mean()
-    metrics = {"actor_loss": loss.detach(), "policy_std": nets.actor.log_std.detach().exp()}
-    return loss, metrics
+    return loss, {"actor_loss": loss.detach(), "policy_std": nets.actor.log_std.detach().exp()}
 
 
 def critic_backward(nets, data, args):
@@ -205,8 +200,7 @@ def polyak_update(net, target, tau):
 def train(args: Args) -> dict:
     """Train to `args.total_timesteps`; return what result.json has. `Run` lists the exit codes."""
     with Run(args, at_least_1=("batch_size", "policy_frequency", "steps_per_iteration")) as run:
-        nets = Networks(run.obs_dim, run.act_dim, run.action_low, run.action_high, args)
-        nets.to(run.device)
+        nets = Networks(run.obs_dim, run.act_dim, run.act_low, run.act_high, args).to(run.device)
         q_optimizer = optim.Adam(nets.qf1.parameters(), lr=args.learning_rate, fused=True)
         actor_optimizer = optim.Adam(nets.actor.parameters(), lr=args.learning_rate, fused=True)
         options = {"n_envs": args.num_envs, "handle_timeout_termination": False}
@@ -222,9 +216,8 @@ def train(args: Args) -> dict:
                 actions = run.envs.action_space.sample()
             else:
                 with torch.no_grad():
-                    x = torch.as_tensor(obs, dtype=torch.float32, device=run.device)
-                    actions = nets.actor.sample(x)
-                actions = actions.cpu().numpy().clip(run.action_low, run.action_high)
+                    actions = nets.actor.sample(torch.as_tensor(obs, device=run.device))
+                actions = actions.cpu().numpy().clip(run.act_low, run.act_high)
 
             # Step
             next_obs, rewards, terminations, truncations, infos = run.step(actions)
@@ -272,10 +265,10 @@ def say(message: str) -> None:
 def check_args(args, at_least_1) -> None:
     """Refuse numbers that no run can use; only one whose default is negative may be negative."""
     at_least_1 += "total_timesteps", "num_envs", "max_episode_steps", "torch_threads"
-    for field in fields(args):
-        name, value = field.name, getattr(args, field.name)
+    for name, value in vars(args).items():
         if isinstance(value, int | float):
-            low = -(2**31) if (field.default or 0) < 0 else name in (*at_least_1, "eval_episodes")
+            negative = (getattr(type(args), name, 0) or 0) < 0
+            low = -(2**31) if negative else name in (*at_least_1, "eval_episodes")
             high = 1 if name in ("gamma", "tau", "gae_lambda") else 2**31
             if not low <= value <= high:
                 fail(f"--{name.replace('_', '-')} must be from {low:d} to {high}, not {value}")
@@ -390,7 +383,7 @@ class Run(ExitStack):
         self.obs_space = gym.spaces.Box(-np.inf, np.inf, (self.obs_dim,), np.float32)
         self.action_space = self.envs.single_action_space
         self.act_dim = self.action_space.shape[0]
-        self.action_low, self.action_high = self.action_space.low, self.action_space.high
+        self.act_low, self.act_high = self.action_space.low, self.action_space.high
         self.device = torch.device("cuda" if torch.cuda.is_available() and args.cuda else "cpu")
         torch.set_num_threads(args.torch_threads)
         set_random_seed(args.seed)
@@ -441,7 +434,7 @@ class Run(ExitStack):
 
     def open_folder(self) -> None:
         """Make the run's folder, or reopen it to resume, and lock it."""
-        args, now = self.args, datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+        args, now = self.args, time.strftime("%Y-%m-%d_%H-%M-%S") + f"-{time.time_ns() % 10**9:09}"
         if args.resume and not args.run_name:
             fail("--resume needs --run-name")
         default = f"{args.env_id}__{args.exp_name}__{args.seed}__{now}"
@@ -598,10 +591,8 @@ class Run(ExitStack):
             self.log("charts/SPS", speed)
             self.log_step, self.log_time = self.global_step, time.perf_counter()
         if evaluating:
-            time_left = (
-                tqdm.format_interval(max(left, 0) / speed) if metrics else "?"
-            )  # no update yet
-            self.evaluate(f", {speed:.0f} steps/s, {time_left} left")
+            rest = tqdm.format_interval(max(left, 0) / speed) if metrics else "?"  # no update yet
+            self.evaluate(f", {speed:.0f} steps/s, {rest} left")
         if boundary:
             self.save_checkpoint()
             if self.stopping and left > 0:

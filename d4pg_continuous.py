@@ -15,7 +15,7 @@ Departures from the paper:
 1. No prioritised replay: batches are uniform.
 2. The actors are `num_envs` environments in step with the learner, with one scale of noise.
 3. Networks, delays and Polyak averaging are the parent's; the learning rate is larger, n is 3.
-4. Every `checkpoint_interval` steps the running episodes are cut, as a time limit would.
+And in every script running episodes are cut each `checkpoint_interval` steps, as by a time limit.
 
     python d4pg_continuous.py --env-id Hopper-v4
 """
@@ -45,8 +45,6 @@ import time
 import warnings
 import zipfile
 from contextlib import ExitStack, suppress
-from dataclasses import fields
-from datetime import datetime
 from importlib.metadata import version
 from shutil import rmtree
 
@@ -99,8 +97,7 @@ class QNetwork(nn.Module):
         self.fc1 = nn.Linear(obs_dim + act_dim, 256)
         self.fc2 = nn.Linear(256, 256)
         self.fc3 = nn.Linear(256, 51)
-        self.register_buffer("action_scale", action_scale)
-        self.register_buffer("action_bias", action_bias)
+        self.action_scale, self.action_bias = nn.Buffer(action_scale), nn.Buffer(action_bias)
         self.register_buffer("atoms", torch.linspace(args.v_min, args.v_max, 51))
 
     def logits(self, x, a):
@@ -122,8 +119,7 @@ class Actor(nn.Module):
         self.fc1 = nn.Linear(obs_dim, 256)
         self.fc2 = nn.Linear(256, 256)
         self.fc_mu = nn.Linear(256, act_dim)
-        self.register_buffer("action_scale", action_scale)
-        self.register_buffer("action_bias", action_bias)
+        self.action_scale, self.action_bias = nn.Buffer(action_scale), nn.Buffer(action_bias)
 
     def forward(self, x):
         x = F.relu(self.fc1(x.float()))
@@ -161,11 +157,10 @@ def critic_loss(nets, data, args):
         next_state_actions = nets.target_actor(data.next_observations)
         if args.policy_noise > 0:  # target policy smoothing   [Fujimoto et al. 2018, Alg. 1]
             # a' = clip(μ'(s') + clip(ε, -c, c) · scale, low, high), ε ~ N(0, σ²): the authors' code
+            scale, bias = nets.actor.action_scale, nets.actor.action_bias
             noise = torch.randn_like(data.actions) * args.policy_noise
-            noise = noise.clamp(-args.noise_clip, args.noise_clip) * nets.actor.action_scale
-            low = nets.actor.action_bias - nets.actor.action_scale
-            high = nets.actor.action_bias + nets.actor.action_scale
-            next_state_actions = (next_state_actions + noise).clamp(low, high)
+            noise = noise.clamp(-args.noise_clip, args.noise_clip) * scale
+            next_state_actions = (next_state_actions + noise).clamp(bias - scale, bias + scale)
         # Y = Σ_i γⁱr_{i+1} + γᵏ(1-d) Z'(s', a')   [Barth-Maron et al. 2018, Alg. 1]
         next_logits = nets.qf1_target.logits(data.next_observations, next_state_actions)
         next_returns = data.rewards + (1 - data.dones) * data.discounts * nets.qf1.atoms
@@ -211,8 +206,7 @@ def train(args: Args) -> dict:
     with Run(args, at_least_1=("batch_size", "policy_frequency", "n_steps")) as run:
         if args.v_min >= args.v_max:
             fail(f"--v-min must be below --v-max, not {args.v_min} and {args.v_max}")
-        nets = Networks(run.obs_dim, run.act_dim, run.action_low, run.action_high, args)
-        nets.to(run.device)
+        nets = Networks(run.obs_dim, run.act_dim, run.act_low, run.act_high, args).to(run.device)
         q_optimizer = optim.Adam(nets.qf1.parameters(), lr=args.learning_rate, fused=True)
         actor_optimizer = optim.Adam(nets.actor.parameters(), lr=args.learning_rate, fused=True)
         options = {"n_envs": args.num_envs, "n_steps": args.n_steps, "gamma": args.gamma}
@@ -229,11 +223,10 @@ def train(args: Args) -> dict:
                 actions = run.envs.action_space.sample()
             else:
                 with torch.no_grad():
-                    x = torch.as_tensor(obs, dtype=torch.float32, device=run.device)
-                    actions = nets.actor(x)
+                    actions = nets.actor(torch.as_tensor(obs, device=run.device))
                     noise = torch.randn_like(actions) * args.exploration_noise
                     actions = actions + noise * nets.actor.action_scale
-                actions = actions.cpu().numpy().clip(run.action_low, run.action_high)
+                actions = actions.cpu().numpy().clip(run.act_low, run.act_high)
 
             # Step
             next_obs, rewards, terminations, truncations, infos = run.step(actions)
@@ -282,10 +275,10 @@ def say(message: str) -> None:
 def check_args(args, at_least_1) -> None:
     """Refuse numbers that no run can use; only one whose default is negative may be negative."""
     at_least_1 += "total_timesteps", "num_envs", "max_episode_steps", "torch_threads"
-    for field in fields(args):
-        name, value = field.name, getattr(args, field.name)
+    for name, value in vars(args).items():
         if isinstance(value, int | float):
-            low = -(2**31) if (field.default or 0) < 0 else name in (*at_least_1, "eval_episodes")
+            negative = (getattr(type(args), name, 0) or 0) < 0
+            low = -(2**31) if negative else name in (*at_least_1, "eval_episodes")
             high = 1 if name in ("gamma", "tau", "gae_lambda") else 2**31
             if not low <= value <= high:
                 fail(f"--{name.replace('_', '-')} must be from {low:d} to {high}, not {value}")
@@ -400,7 +393,7 @@ class Run(ExitStack):
         self.obs_space = gym.spaces.Box(-np.inf, np.inf, (self.obs_dim,), np.float32)
         self.action_space = self.envs.single_action_space
         self.act_dim = self.action_space.shape[0]
-        self.action_low, self.action_high = self.action_space.low, self.action_space.high
+        self.act_low, self.act_high = self.action_space.low, self.action_space.high
         self.device = torch.device("cuda" if torch.cuda.is_available() and args.cuda else "cpu")
         torch.set_num_threads(args.torch_threads)
         set_random_seed(args.seed)
@@ -451,7 +444,7 @@ class Run(ExitStack):
 
     def open_folder(self) -> None:
         """Make the run's folder, or reopen it to resume, and lock it."""
-        args, now = self.args, datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+        args, now = self.args, time.strftime("%Y-%m-%d_%H-%M-%S") + f"-{time.time_ns() % 10**9:09}"
         if args.resume and not args.run_name:
             fail("--resume needs --run-name")
         default = f"{args.env_id}__{args.exp_name}__{args.seed}__{now}"
@@ -608,10 +601,8 @@ class Run(ExitStack):
             self.log("charts/SPS", speed)
             self.log_step, self.log_time = self.global_step, time.perf_counter()
         if evaluating:
-            time_left = (
-                tqdm.format_interval(max(left, 0) / speed) if metrics else "?"
-            )  # no update yet
-            self.evaluate(f", {speed:.0f} steps/s, {time_left} left")
+            rest = tqdm.format_interval(max(left, 0) / speed) if metrics else "?"  # no update yet
+            self.evaluate(f", {speed:.0f} steps/s, {rest} left")
         if boundary:
             self.save_checkpoint()
             if self.stopping and left > 0:

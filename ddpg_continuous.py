@@ -12,7 +12,7 @@ Departures from the paper:
 1. Layers of 256, the action in the first; no batch norm, weight decay or special initialisation.
 2. Gaussian exploration noise, not Ornstein-Uhlenbeck; `learning_starts` random steps come first.
 3. From TD3: delayed updates (`policy_frequency`); target policy smoothing, off at `policy_noise` 0.
-4. Every `checkpoint_interval` steps the running episodes are cut, as a time limit would.
+And in every script running episodes are cut each `checkpoint_interval` steps, as by a time limit.
 
     python ddpg_continuous.py --env-id Hopper-v4
 """
@@ -42,8 +42,6 @@ import time
 import warnings
 import zipfile
 from contextlib import ExitStack, suppress
-from dataclasses import fields
-from datetime import datetime
 from importlib.metadata import version
 from shutil import rmtree
 
@@ -93,8 +91,7 @@ class QNetwork(nn.Module):
         self.fc1 = nn.Linear(obs_dim + act_dim, 256)
         self.fc2 = nn.Linear(256, 256)
         self.fc3 = nn.Linear(256, 1)
-        self.register_buffer("action_scale", action_scale)
-        self.register_buffer("action_bias", action_bias)
+        self.action_scale, self.action_bias = nn.Buffer(action_scale), nn.Buffer(action_bias)
 
     def forward(self, x, a):
         x = torch.cat([x, (a - self.action_bias) / self.action_scale], 1)
@@ -111,8 +108,7 @@ class Actor(nn.Module):
         self.fc1 = nn.Linear(obs_dim, 256)
         self.fc2 = nn.Linear(256, 256)
         self.fc_mu = nn.Linear(256, act_dim)
-        self.register_buffer("action_scale", action_scale)
-        self.register_buffer("action_bias", action_bias)
+        self.action_scale, self.action_bias = nn.Buffer(action_scale), nn.Buffer(action_bias)
 
     def forward(self, x):
         x = F.relu(self.fc1(x.float()))
@@ -141,11 +137,10 @@ def critic_loss(nets, data, args):
         next_state_actions = nets.target_actor(data.next_observations)
         if args.policy_noise > 0:  # target policy smoothing   [Fujimoto et al. 2018, Alg. 1]
             # a' = clip(μ'(s') + clip(ε, -c, c) · scale, low, high), ε ~ N(0, σ²): the authors' code
+            scale, bias = nets.actor.action_scale, nets.actor.action_bias
             noise = torch.randn_like(data.actions) * args.policy_noise
-            noise = noise.clamp(-args.noise_clip, args.noise_clip) * nets.actor.action_scale
-            low = nets.actor.action_bias - nets.actor.action_scale
-            high = nets.actor.action_bias + nets.actor.action_scale
-            next_state_actions = (next_state_actions + noise).clamp(low, high)
+            noise = noise.clamp(-args.noise_clip, args.noise_clip) * scale
+            next_state_actions = (next_state_actions + noise).clamp(bias - scale, bias + scale)
         # y = r + γ(1-d) Q'(s', a')   [Lillicrap et al. 2015, Alg. 1]
         qf1_next_target = nets.qf1_target(data.next_observations, next_state_actions)
         not_done = 1 - data.dones.flatten()
@@ -187,8 +182,7 @@ def polyak_update(net, target, tau):
 def train(args: Args) -> dict:
     """Train to `args.total_timesteps`; return what result.json has. `Run` lists the exit codes."""
     with Run(args, at_least_1=("batch_size", "policy_frequency")) as run:
-        nets = Networks(run.obs_dim, run.act_dim, run.action_low, run.action_high, args)
-        nets.to(run.device)
+        nets = Networks(run.obs_dim, run.act_dim, run.act_low, run.act_high, args).to(run.device)
         q_optimizer = optim.Adam(nets.qf1.parameters(), lr=args.learning_rate, fused=True)
         actor_optimizer = optim.Adam(nets.actor.parameters(), lr=args.learning_rate, fused=True)
         options = {"n_envs": args.num_envs, "handle_timeout_termination": False}
@@ -204,11 +198,10 @@ def train(args: Args) -> dict:
                 actions = run.envs.action_space.sample()
             else:
                 with torch.no_grad():
-                    x = torch.as_tensor(obs, dtype=torch.float32, device=run.device)
-                    actions = nets.actor(x)
+                    actions = nets.actor(torch.as_tensor(obs, device=run.device))
                     noise = torch.randn_like(actions) * args.exploration_noise
                     actions = actions + noise * nets.actor.action_scale
-                actions = actions.cpu().numpy().clip(run.action_low, run.action_high)
+                actions = actions.cpu().numpy().clip(run.act_low, run.act_high)
 
             # Step
             next_obs, rewards, terminations, truncations, infos = run.step(actions)
@@ -254,10 +247,10 @@ def say(message: str) -> None:
 def check_args(args, at_least_1) -> None:
     """Refuse numbers that no run can use; only one whose default is negative may be negative."""
     at_least_1 += "total_timesteps", "num_envs", "max_episode_steps", "torch_threads"
-    for field in fields(args):
-        name, value = field.name, getattr(args, field.name)
+    for name, value in vars(args).items():
         if isinstance(value, int | float):
-            low = -(2**31) if (field.default or 0) < 0 else name in (*at_least_1, "eval_episodes")
+            negative = (getattr(type(args), name, 0) or 0) < 0
+            low = -(2**31) if negative else name in (*at_least_1, "eval_episodes")
             high = 1 if name in ("gamma", "tau", "gae_lambda") else 2**31
             if not low <= value <= high:
                 fail(f"--{name.replace('_', '-')} must be from {low:d} to {high}, not {value}")
@@ -372,7 +365,7 @@ class Run(ExitStack):
         self.obs_space = gym.spaces.Box(-np.inf, np.inf, (self.obs_dim,), np.float32)
         self.action_space = self.envs.single_action_space
         self.act_dim = self.action_space.shape[0]
-        self.action_low, self.action_high = self.action_space.low, self.action_space.high
+        self.act_low, self.act_high = self.action_space.low, self.action_space.high
         self.device = torch.device("cuda" if torch.cuda.is_available() and args.cuda else "cpu")
         torch.set_num_threads(args.torch_threads)
         set_random_seed(args.seed)
@@ -423,7 +416,7 @@ class Run(ExitStack):
 
     def open_folder(self) -> None:
         """Make the run's folder, or reopen it to resume, and lock it."""
-        args, now = self.args, datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+        args, now = self.args, time.strftime("%Y-%m-%d_%H-%M-%S") + f"-{time.time_ns() % 10**9:09}"
         if args.resume and not args.run_name:
             fail("--resume needs --run-name")
         default = f"{args.env_id}__{args.exp_name}__{args.seed}__{now}"
@@ -580,10 +573,8 @@ class Run(ExitStack):
             self.log("charts/SPS", speed)
             self.log_step, self.log_time = self.global_step, time.perf_counter()
         if evaluating:
-            time_left = (
-                tqdm.format_interval(max(left, 0) / speed) if metrics else "?"
-            )  # no update yet
-            self.evaluate(f", {speed:.0f} steps/s, {time_left} left")
+            rest = tqdm.format_interval(max(left, 0) / speed) if metrics else "?"  # no update yet
+            self.evaluate(f", {speed:.0f} steps/s, {rest} left")
         if boundary:
             self.save_checkpoint()
             if self.stopping and left > 0:

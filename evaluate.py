@@ -6,26 +6,31 @@
 # ///
 """Play the deterministic policy of trained runs, as their own evaluations do.
 
-A run's args.json names its script, which is looked for beside this file and brings the networks and
-the environments; model.pt brings the weights. With the same seed and number of episodes the returns
-are those of the run's last evaluation, exactly so on the CPU of the kind of machine it trained on.
-`std` divides by n - 1; --json has the discounted returns too. A video is made after the returns are
-printed: one that fails costs a line that says why, and exit code 2.
-
+    python evaluate.py runs/NAME runs/OTHER
     python evaluate.py runs/NAME --video cheetah.mp4
+
+A run may still be training: model.pt is written at each evaluation. Its args.json
+names the script, which is looked for beside this file, and has its arguments. With
+the same seed and number of episodes the returns are those of the last evaluation,
+exactly so on the CPU of the kind of machine that it trained on. `std` divides by
+n - 1. The video is made after the returns are printed: one that fails costs a line
+that says why, and exit code 2.
 """
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager, redirect_stdout
+from contextlib import closing, contextmanager, redirect_stdout
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
 
+import gymnasium as gym
 import imageio_ffmpeg
+import mujoco
 import torch
 import tyro
 
@@ -36,18 +41,13 @@ GIF += "[a]palettegen=max_colors=32[colours];[b][colours]paletteuse=dither=none"
 
 @dataclass
 class Args:
-    runs: tyro.conf.Positional[tuple[Path, ...]]
-    """folders of runs"""
-    episodes: int | None = None
-    """episodes, each in an environment of its own (default: the run's own number)"""
-    seed: int | None = None
-    """play what a run of this seed would play (default: the run's own seed)"""
-    script: Path | None = None
-    """training script of the runs (default: the one that args.json names, beside this file)"""
-    json: bool = False
-    """print JSON instead of a table"""
-    video: Path | None = None
-    """record the first episode of a single run in this .mp4 file, or its first 5 seconds as .gif"""
+    runs: tyro.conf.Positional[tuple[Path, ...]]  # folders of runs
+    best: bool = False  # play best_model.pt, of the best evaluation, not model.pt, of the last
+    episodes: int | None = None  # how many, in environments of their own (None: as the run does)
+    seed: int | None = None  # play what a run of this seed would play (None: of the run's own)
+    script: Path | None = None  # training script (None: the one named in args.json, beside this)
+    json: bool = False  # print JSON, which has the discounted returns too, not a table
+    video: Path | None = None  # record one run's first episode: .mp4, or .gif of its first 5 s
 
 
 def load_script(path: Path) -> ModuleType:
@@ -63,23 +63,24 @@ def load_script(path: Path) -> ModuleType:
     return script
 
 
-def load_run(run_dir: Path, args: Args):
-    """Return a run's script, its arguments and its actor, in evaluation mode on the CPU."""
+@contextmanager
+def open_run(run_dir: Path, args: Args, episodes: int | None = None, **how):
+    """Give a function that plays the run's actor, on the CPU, and the environments it plays in."""
     about = json.loads((run_dir / "args.json").read_text())
-    name = Path(about.get("script", f"{about['exp_name']}.py")).name
-    script = load_script(args.script or Path(__file__).with_name(name))
+    script = load_script(args.script or Path(__file__).with_name(Path(about["script"]).name))
     known = {field.name for field in fields(script.Args)}
     run_args = script.Args(**{key: value for key, value in about.items() if key in known})
     run_args.seed = run_args.seed if args.seed is None else args.seed
     torch.set_num_threads(run_args.torch_threads)
-    envs = script.make_envs(run_args, 1)
-    obs_dim, act_dim = envs.single_observation_space.shape[0], envs.single_action_space.shape[0]
-    nets = script.Networks(
-        obs_dim, act_dim, envs.single_action_space.low, envs.single_action_space.high
-    )
-    envs.close()
-    nets.load_state_dict(torch.load(run_dir / "model.pt", map_location="cpu", weights_only=True))
-    return script, run_args, nets.actor.eval()
+    model = run_dir / ("best_model.pt" if args.best else "model.pt")
+    if not model.exists():
+        raise ValueError(f"no {model.name} yet: the first evaluation writes it")
+    episodes = episodes or args.episodes or run_args.eval_episodes
+    with closing(script.make_envs(run_args, episodes, **how)) as envs:
+        actions, (obs_dim,) = envs.single_action_space, envs.single_observation_space.shape
+        nets = script.Networks(obs_dim, len(actions.low), actions.low, actions.high, run_args)
+        nets.load_state_dict(script.load(model))
+        yield lambda: script.evaluate(nets.actor.eval(), run_args, envs), envs
 
 
 def fail(message: str) -> None:
@@ -99,21 +100,35 @@ def attempt(task: str):
 
 def play(run_dir: Path, args: Args) -> dict:
     """Evaluate one run."""
-    with attempt(f"evaluate {run_dir}"):
-        script, run_args, actor = load_run(run_dir, args)
-        episodes = args.episodes or run_args.eval_episodes
-        returns, discounted = script.evaluate(actor, run_args, episodes)
-    std = returns.std(ddof=1) if episodes > 1 else 0.0
+    with attempt(f"evaluate {run_dir}"), open_run(run_dir, args) as (evaluate, _):
+        scores = evaluate()
+    returns = scores["episodic_return"]
+    std = returns.std(ddof=len(returns) > 1)
     summary = {"run": str(run_dir), "mean": float(returns.mean()), "std": float(std)}
-    return summary | {"returns": returns.tolist(), "discounted_returns": discounted.tolist()}
+    if "success_rate" in scores:
+        summary["success_rate"] = float(scores["success_rate"].mean())
+    discounted = scores["discounted_return"].tolist()
+    return summary | {"returns": returns.tolist(), "discounted_returns": discounted}
 
 
 def record(run_dir: Path, args: Args) -> None:
     """Record an episode; an older file is replaced when the new one is complete."""
+    if sys.platform == "linux" and "DISPLAY" not in os.environ:
+        os.environ.setdefault("MUJOCO_GL", "egl")
     with attempt(f"record {args.video}"), tempfile.TemporaryDirectory(dir=args.video.parent) as tmp:
-        script, run_args, actor = load_run(run_dir, args)
-        script.evaluate(actor, run_args, 1, Path(tmp, "video"))
-        (video,) = Path(tmp).glob("*.mp4")
+
+        def film(env):
+            if renderer := getattr(env.unwrapped, "mujoco_renderer", None):
+                # the camera that follows the body, which gymnasium 1.4 leaves aside
+                camera = mujoco.mjtObj.mjOBJ_CAMERA
+                renderer.camera_id = mujoco.mj_name2id(renderer.model, camera, "track")
+            return gym.wrappers.RecordVideo(env, f"{tmp}/film", lambda episode: episode == 0)
+
+        how = {"wrappers": [film], "render_mode": "rgb_array"}
+        with open_run(run_dir, args, 1, **how) as (evaluate, envs):
+            evaluate()
+            envs.call("stop_recording")  # an error in `close` would be hidden
+        (video,) = Path(tmp, "film").glob("*.mp4")
         if args.video.suffix == ".gif":
             ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-t", "5", "-i", video]
             video = Path(tmp, "video.gif")
@@ -126,9 +141,10 @@ def table(results: list[dict]) -> str:
     lines = [f"{'run':{width}}  {'mean':>9}  {'std':>8}  returns"]
     for result in results:
         returns = " ".join(f"{value:.1f}" for value in result["returns"])
-        lines.append(
-            f"{result['run']:{width}}  {result['mean']:9.2f}  {result['std']:8.2f}  {returns}"
-        )
+        if "success_rate" in result:
+            returns += f"  success {result['success_rate']:.0%}"
+        run, mean, std = result["run"], result["mean"], result["std"]
+        lines.append(f"{run:{width}}  {mean:9.2f}  {std:8.2f}  {returns}")
     return "\n".join(lines)
 
 
@@ -159,4 +175,4 @@ def main(args: Args) -> list[dict]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args))
+    main(tyro.cli(Args, description=__doc__))

@@ -14,7 +14,7 @@ Parent: ddpg_continuous.py, from which it differs in
 Departures from the paper:
 1. a - μ is in units of half the action range; P = LLᵀ.
 2. Gaussian exploration noise, not Ornstein-Uhlenbeck; `learning_starts` random steps come first.
-3. Every `checkpoint_interval` steps the running episodes are cut, as a time limit would.
+And in every script running episodes are cut each `checkpoint_interval` steps, as by a time limit.
 
     python naf_continuous.py --env-id Hopper-v4
 """
@@ -44,8 +44,6 @@ import time
 import warnings
 import zipfile
 from contextlib import ExitStack, suppress
-from dataclasses import fields
-from datetime import datetime
 from importlib.metadata import version
 from shutil import rmtree
 
@@ -95,8 +93,7 @@ class QNetwork(nn.Module):
         self.fc_v = nn.Linear(256, 1)
         self.fc_l = nn.Linear(256, act_dim * act_dim)
         self.fc_mu = nn.Linear(256, act_dim)
-        self.register_buffer("action_scale", action_scale)
-        self.register_buffer("action_bias", action_bias)
+        self.action_scale, self.action_bias = nn.Buffer(action_scale), nn.Buffer(action_bias)
 
     def heads(self, x):
         """V(s), μ(s) within the bounds, and L(s), lower triangular with a positive diagonal."""
@@ -107,10 +104,6 @@ class QNetwork(nn.Module):
         log_diagonal = entries.diagonal(dim1=1, dim2=2).clamp(max=20)  # its square can't overflow
         return self.fc_v(x).squeeze(-1), mu, entries.tril(-1) + log_diagonal.exp().diag_embed()
 
-    def mu(self, x):
-        """μ(s), where Q is highest: (batch, obs_dim) -> (batch, act_dim)."""
-        return self.heads(x)[1]
-
     def forward(self, x, a):
         v, mu, factor = self.heads(x)
         # A(s, a) = -½ uᵀPu = -½ |uᵀL|², P = LLᵀ, u = (a - μ) / scale   [Gu et al. 2016, Eq. 3]
@@ -119,14 +112,14 @@ class QNetwork(nn.Module):
 
 
 class Actor(nn.Module):
-    """μ(s) of a critic, which knows where its Q is highest."""
+    """μ(s): (batch, obs_dim) -> (batch, act_dim), which a critic knows: there its Q is highest."""
 
     def __init__(self, critic):
         super().__init__()
         self.critic, self.action_scale = critic, critic.action_scale
 
     def forward(self, x):
-        return self.critic.mu(x)
+        return self.critic.heads(x)[1]
 
 
 class Networks(nn.Module):
@@ -172,8 +165,7 @@ def polyak_update(net, target, tau):
 def train(args: Args) -> dict:
     """Train to `args.total_timesteps`; return what result.json has. `Run` lists the exit codes."""
     with Run(args, at_least_1=("batch_size", "policy_frequency")) as run:
-        nets = Networks(run.obs_dim, run.act_dim, run.action_low, run.action_high, args)
-        nets.to(run.device)
+        nets = Networks(run.obs_dim, run.act_dim, run.act_low, run.act_high, args).to(run.device)
         q_optimizer = optim.Adam(nets.qf1.parameters(), lr=args.learning_rate, fused=True)
         options = {"n_envs": args.num_envs, "handle_timeout_termination": False}
         rb = ReplayBuffer(args.buffer_size, run.obs_space, run.action_space, run.device, **options)
@@ -187,11 +179,10 @@ def train(args: Args) -> dict:
                 actions = run.envs.action_space.sample()
             else:
                 with torch.no_grad():
-                    x = torch.as_tensor(obs, dtype=torch.float32, device=run.device)
-                    actions = nets.actor(x)
+                    actions = nets.actor(torch.as_tensor(obs, device=run.device))
                     noise = torch.randn_like(actions) * args.exploration_noise
                     actions = actions + noise * nets.actor.action_scale
-                actions = actions.cpu().numpy().clip(run.action_low, run.action_high)
+                actions = actions.cpu().numpy().clip(run.act_low, run.act_high)
 
             # Step
             next_obs, rewards, terminations, truncations, infos = run.step(actions)
@@ -233,10 +224,10 @@ def say(message: str) -> None:
 def check_args(args, at_least_1) -> None:
     """Refuse numbers that no run can use; only one whose default is negative may be negative."""
     at_least_1 += "total_timesteps", "num_envs", "max_episode_steps", "torch_threads"
-    for field in fields(args):
-        name, value = field.name, getattr(args, field.name)
+    for name, value in vars(args).items():
         if isinstance(value, int | float):
-            low = -(2**31) if (field.default or 0) < 0 else name in (*at_least_1, "eval_episodes")
+            negative = (getattr(type(args), name, 0) or 0) < 0
+            low = -(2**31) if negative else name in (*at_least_1, "eval_episodes")
             high = 1 if name in ("gamma", "tau", "gae_lambda") else 2**31
             if not low <= value <= high:
                 fail(f"--{name.replace('_', '-')} must be from {low:d} to {high}, not {value}")
@@ -351,7 +342,7 @@ class Run(ExitStack):
         self.obs_space = gym.spaces.Box(-np.inf, np.inf, (self.obs_dim,), np.float32)
         self.action_space = self.envs.single_action_space
         self.act_dim = self.action_space.shape[0]
-        self.action_low, self.action_high = self.action_space.low, self.action_space.high
+        self.act_low, self.act_high = self.action_space.low, self.action_space.high
         self.device = torch.device("cuda" if torch.cuda.is_available() and args.cuda else "cpu")
         torch.set_num_threads(args.torch_threads)
         set_random_seed(args.seed)
@@ -402,7 +393,7 @@ class Run(ExitStack):
 
     def open_folder(self) -> None:
         """Make the run's folder, or reopen it to resume, and lock it."""
-        args, now = self.args, datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+        args, now = self.args, time.strftime("%Y-%m-%d_%H-%M-%S") + f"-{time.time_ns() % 10**9:09}"
         if args.resume and not args.run_name:
             fail("--resume needs --run-name")
         default = f"{args.env_id}__{args.exp_name}__{args.seed}__{now}"
@@ -559,10 +550,8 @@ class Run(ExitStack):
             self.log("charts/SPS", speed)
             self.log_step, self.log_time = self.global_step, time.perf_counter()
         if evaluating:
-            time_left = (
-                tqdm.format_interval(max(left, 0) / speed) if metrics else "?"
-            )  # no update yet
-            self.evaluate(f", {speed:.0f} steps/s, {time_left} left")
+            rest = tqdm.format_interval(max(left, 0) / speed) if metrics else "?"  # no update yet
+            self.evaluate(f", {speed:.0f} steps/s, {rest} left")
         if boundary:
             self.save_checkpoint()
             if self.stopping and left > 0:

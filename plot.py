@@ -3,52 +3,45 @@
 # dependencies = ["numpy==2.4.6", "pandas==2.3.3", "scipy==1.17.1", "matplotlib==3.11.2",
 #     "tensorboard==2.21.0", "tyro==1.0.17", "tqdm==4.70.1"]
 # ///
-"""Learning curves of many runs with 95 % intervals, a table and a comparison of the scripts.
+"""Learning curves of many runs, a table, a comparison of the scripts.
 
     python plot.py runs
+    python plot.py results/curves.csv --panels Hopper-v4 Walker2d-v4
 
-Runs of one script and environment are the seeds of one curve. An argument outside SAME that differs
-between them splits it, and is named with each curve of the script. A run is interpolated between
-its evaluations, never continued after its last; an unfinished run counts too, since to leave it out
-would favour what went well. Hours are those of training, without pauses and lost work.
-The critic's Q is averaged over the replay buffer, the discounted return of the evaluations beside
-it over first states: compare how they move. Statistics and table are made by stats.py.
+- Runs of one script and environment are the seeds of one curve; an argument
+  that differs between them makes a curve of each value, named after it.
+- An unfinished run counts as far as it got: to leave it out favours luck.
+- A band of fewer than five runs is their range; they are not compared.
 """
 
 import json
 import sys
 from dataclasses import dataclass
-from itertools import combinations, cycle
+from itertools import cycle
 from pathlib import Path
 from textwrap import fill
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 import tyro
 from matplotlib import rc_context, ticker
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 from tqdm import tqdm
 
 import stats
+from stats import ALGORITHMS, MIN_SEEDS, RETURN
 
 # what may differ between the seeds of a curve, and what args.json has besides arguments
 SAME = {"exp_name", "env_id", "max_episode_steps", "seed", "run_name", "resume", "total_timesteps"}
-SAME |= {"cuda", "torch_threads", "compile", "async_envs", "checkpoint_interval", "eval_interval"}
-SAME |= {"eval_episodes", "capture_video", "versions", "device", "git_commit", "script"}
+SAME |= {"cuda", "torch_threads", "compile", "checkpoint_interval", "eval_interval"}
+SAME |= {"eval_episodes", "versions", "device", "git_commit", "script"}
 RUN = ["script", "variant", "env_id", "max_episode_steps", "seed"]  # columns that name a run
 POINT = ["step", "hours", "mean", "std"]  # and those of a point
-RETURN = "eval/episodic_return"
-CRITIC = {"losses/qf1_values": "Q(s, a)", "eval/discounted_return": "discounted return"}
-# Okabe and Ito's colours, which the colour-blind can tell apart; the markers do so in grey
-COLORS = "#0072B2 #D55E00 #009E73 #CC79A7 #56B4E9 #E69F00 #882255 #117733 #332288 #999933 #AA4499"
-SCRIPTS = "ddpg td3 ppo ac_reparam svg0 sac d4pg naf a2c reinforce a3c"
-STYLES = dict(zip(SCRIPTS.split(), zip(COLORS.split(), "os^DPvdph<>", strict=True), strict=True))
-OTHER_STYLES = [("#000000", "X"), ("#999999", "*"), ("#0072B2", "<"), ("#D55E00", ">")]
-LOOK = {"font.size": 12, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True}
-LOOK |= {"grid.alpha": 0.3, "legend.frameon": False, "savefig.dpi": 150, "svg.hashsalt": "plot"}
-LOOK |= {"savefig.bbox": "tight"}  # a long legend is not cut
+LOOK = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True}
+LOOK |= {"grid.alpha": 0.3, "legend.frameon": False, "lines.linewidth": 1.6, "savefig.dpi": 200}
+LOOK |= {"savefig.bbox": "tight", "svg.hashsalt": "plot"}  # a long legend is not cut
 
 
 # ---- Config ----
@@ -56,11 +49,9 @@ LOOK |= {"savefig.bbox": "tight"}  # a long legend is not cut
 class Args:
     runs: tyro.conf.Positional[tuple[Path, ...]]  # run folders, folders of those, or curves.csv
     out: Path = Path("plots")  # folder for the figures, the table and the data
-    tag: str = RETURN  # what to draw, a TensorBoard tag
-    x: Literal["step", "hours"] = "step"  # horizontal axis: environment steps or hours of training
-    log_x: bool = False  # make the horizontal axis logarithmic
-    bin_steps: int = 10_000  # steps over which tags other than eval/* are averaged
-    table_steps: tuple[int, ...] = (100_000, 300_000, 1_000_000)  # rows of the table
+    tag: tuple[str, ...] = (RETURN,)  # what to draw, TensorBoard's tags
+    panels: tuple[str, ...] = ()  # environments to draw, all if none is named
+    table_steps: tuple[int, ...] = (100_000, 300_000, 1_000_000)  # columns of the table
 
 
 # ---- Reading ----
@@ -89,21 +80,18 @@ def read_scalars(run_dir: Path) -> pd.DataFrame:
     return pd.DataFrame(scalars, columns=list(types)).astype(types)
 
 
-def select(scalars: pd.DataFrame, tag: str, bin_steps: int) -> pd.DataFrame:
+def select(scalars: pd.DataFrame, tag: str) -> pd.DataFrame:
     """Return the points of a tag, with as few digits as name a float32 and 0.04 s: a small CSV."""
     values = scalars[(scalars.tag == tag) & np.isfinite(scalars.value)]
-    width = 1 if tag.startswith("eval/") else bin_steps
-    ends = (np.ceil(values.step / width) * width).clip(upper=values.step.max()).astype(int)
-    columns = {"hours": ("hours", "last"), "mean": ("value", "mean"), "std": ("value", "std")}
-    points = values.groupby(ends).agg(**columns).round({"hours": 5})
-    if tag.startswith("eval/"):
-        stds = scalars[scalars.tag == f"{tag}_std"].groupby("step").value.last()
-        points["std"] = points.index.map(stds)
+    if values.empty:
+        raise ValueError(f"no {tag} in its event files")
+    points = values.groupby("step").agg(hours=("hours", "last"), mean=("value", "mean")).round(5)
+    points["std"] = scalars[scalars.tag == f"{tag}_std"].groupby("step").value.last()
     points[["mean", "std"]] = np.float32(points[["mean", "std"]]).astype(str).astype(float)
     return points.reset_index().assign(tag=tag)
 
 
-def read_run(run_dir: Path, args: Args) -> pd.DataFrame:
+def read_run(run_dir: Path, tags) -> pd.DataFrame:
     """Return a run's points, each with RUN and the arguments that may make another curve of it."""
     own = json.loads((run_dir / "args.json").read_text())
     name = {"script": own["exp_name"].removesuffix("_continuous"), "env_id": str(own["env_id"])}
@@ -112,24 +100,23 @@ def read_run(run_dir: Path, args: Args) -> pd.DataFrame:
     same = SAME - {"total_timesteps"} if own.get("anneal_lr") else SAME
     name |= {f"--{key}": str(own[key]) for key in own if key not in same}
     scalars = read_scalars(run_dir)
-    points = [select(scalars, tag, args.bin_steps) for tag in dict.fromkeys([args.tag, *CRITIC])]
-    if points[0].empty:
-        raise ValueError(f"no {args.tag} in its event files")
+    points = [select(scalars, tag) for tag in tags]
     result = run_dir / "result.json"
     if not result.exists() or json.loads(result.read_text())["step"] > scalars.step.max():
         say(f"{run_dir} is not finished, or damaged: used up to step {points[0].step.max()}")
     return pd.concat(points).assign(variant="", **name)
 
 
-def read_csv(path: Path, tag: str) -> list[pd.DataFrame]:
+def read_csv(path: Path, tags) -> list[pd.DataFrame]:
     """Return the points of each run in a curves.csv."""
-    header = [*RUN, "step", "hours", tag, f"{tag}_std"]
-    types = dict.fromkeys(RUN, str) | dict.fromkeys(header[5:], float) | {"seed": int}
-    options = {"index_col": False, "keep_default_na": False, "na_values": {header[-1]: ["nan"]}}
-    data = pd.read_csv(path, usecols=header, dtype=types, **options)[header]
-    data.columns = [*RUN, *POINT]
-    data = data.astype({"step": int})
-    return [run.assign(tag=tag) for _, run in data.groupby(RUN)]
+    own, parts = ["step", "hours", *(f"{tag}{end}" for tag in tags for end in ("", "_std"))], []
+    types = dict.fromkeys(RUN, str) | dict.fromkeys(own, float) | {"seed": int}
+    options = {"keep_default_na": False, "na_values": dict.fromkeys(own[2:], ["nan"])}
+    data = pd.read_csv(path, usecols=[*types], dtype=types, index_col=False, **options)
+    for tag in tags:
+        points = data.rename(columns={tag: "mean", f"{tag}_std": "std"})[[*RUN, *POINT]]
+        parts.append(points.dropna(subset="mean").astype({"step": int}).assign(tag=tag))
+    return [run for _, run in pd.concat(parts).groupby(RUN)]
 
 
 def read(args: Args) -> pd.DataFrame:
@@ -141,7 +128,7 @@ def read(args: Args) -> pd.DataFrame:
     for path in tqdm(paths, unit=" runs", disable=None):
         try:
             if path.is_dir():
-                runs.append(read_run(path, args))
+                runs.append(read_run(path, args.tag))
             else:
                 files += read_csv(path, args.tag)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -166,135 +153,128 @@ def read(args: Args) -> pd.DataFrame:
     data = data[data.run.isin(ends.drop_duplicates(RUN, keep="last").run)]
     limit = data.max_episode_steps.replace("(.+)", r", episodes of \1 steps", regex=True)
     curve = (data.script + " " + data.variant).str.strip()
+    curve += " " + data.tag if len(args.tag) > 1 else ""
     data = data.assign(panel=data.env_id + limit, curve=curve)
     return data.sort_values([*RUN, "step"], ignore_index=True)
 
 
 # ---- Figures ----
 def styles(curves) -> dict[str, dict]:
-    """Return how to draw each curve: the first of a script in its colour, the rest in others."""
-    free, others, looks = dict(STYLES), cycle(OTHER_STYLES), {}
-    for i, curve in enumerate(sorted(curves)):
-        color, marker = free.pop(curve.split()[0], None) or next(others)
-        looks[curve] = {"color": color, "marker": marker, "markevery": (0.03 * i, 0.15)}
-        looks[curve] |= {"lw": 2, "markersize": 7, "mec": "white"}
+    """Return how to draw each curve: the first of a script in its own line, the rest in others."""
+    own, looks = ALGORITHMS[["colour", "line"]].T.to_dict("list"), {}
+    unused = [own[script] for script in own if script not in {c.split()[0] for c in curves}]
+    others = cycle([["#000000", ""], ["#777777", "5 1.5"], *unused])
+    for curve in stats.ordered(curves):
+        color, line = own.pop(curve.split()[0], None) or next(others)
+        looks[curve] = {"color": color, "ls": (0, [float(x) for x in line.split()] or None)}
     return looks
 
 
-def draw_curve(ax, curve: pd.DataFrame, look: dict, axis: str) -> None:
-    """Draw the IQM, solid as far as all seeds go, its interval, and the seeds if they are two."""
-    x, seeds, color = np.unique(curve[axis]), curve.seed.nunique(), look["color"]
-    if axis == "hours":  # no two runs share one
-        x = np.unique(np.linspace(x[0], x[-1], 200))
-    lines = stats.summarize(stats.at(curve, x, axis))
-    alone = {"markevery": 1} if len(x) == 1 else {}
-    ax.fill_between(x, lines.low, lines.high, color=color, alpha=0.2, lw=4 if alone else 0)
-    for _, run in curve.groupby("seed") if 1 < seeds < stats.MIN_SEEDS else []:
-        ax.plot(run[axis], run["mean"], color=color, lw=0.8, alpha=0.6)
-    ax.plot(lines.iqm.where(lines.seeds == seeds), color=color, lw=2)
-    ax.plot(lines.iqm, ls=":", **look | alone)
+def caption(data: pd.DataFrame) -> str:
+    """Say what lines and bands are, and what the bands are worth."""
+    seeds, bands = data.groupby(["curve", "panel"]).seed.nunique(), []
+    if seeds.between(2, MIN_SEEDS - 1).any():
+        bands.append("from worst to best run (of 3: holds the median of all runs in 3 of 4 cases)")
+    if (seeds >= MIN_SEEDS).any():
+        bands.append("95 % bootstrap interval of 5 or more (of 5: right in 9 of 10 cases)")
+    runs = f"{' to '.join(map(str, sorted({seeds.min(), seeds.max()})))} run(s), averaged over 5 % "
+    line = "of the axis, thin where some end earlier; band: " if bands else "of the axis"
+    return f"line: interquartile mean of {runs}{line}{', or '.join(bands)}"
 
 
-def draw_curves(data: pd.DataFrame, look: dict, args: Args, ylabel: str) -> Figure:
-    """Draw a panel for each environment, and the legend in the grid's next cell."""
-    panels = data.groupby("panel")
-    columns = 2 if len(panels) in (1, 3) else 3
-    rows = len(panels) // columns + 1
-    figure = Figure((4.4 * columns, 3.7 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    for ax, (title, panel) in zip(axes, panels, strict=False):
-        for name, curve in panel.groupby("curve"):
-            draw_curve(ax, curve, look[name], args.x)
-        if args.log_x:
-            ax.set_xscale("log")
-            ax.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 3)))
-            ax.xaxis.set_minor_formatter(ticker.NullFormatter())
-        ax.xaxis.set_major_formatter(ticker.EngFormatter(sep="") if args.x == "step" else "{x:g}")
-        ax.set_xlabel("environment steps" if args.x == "step" else "hours of training")
-        ax.set_ylabel(ylabel)
-        ends = panel.groupby("curve")[args.x].max()
-        shorter = ", ".join(ends.index[ends < ends.max() / 2])
-        shorter = shorter and "\n" + fill(f"shorter runs: {shorter}", 40)
-        ax.set_title(title.replace(", ", "\n") + shorter, fontsize=12)
-    for ax in axes[len(panels) :]:
-        ax.axis("off")
-    legend = axes[len(panels)]
-    for name, seeds in data.groupby(["curve", "panel"]).seed.nunique().groupby("curve"):
-        number = " to ".join(str(n) for n in sorted({seeds.min(), seeds.max()}))
-        label = f"{name}, {number} seed{'s' if seeds.max() > 1 else ''}"
-        legend.plot([], [], label=fill(label, 40), **look[name])
-    note = "line: interquartile mean; band: its 95 % bootstrap interval; thin: each seed, if fewer "
-    note += f"than {stats.MIN_SEEDS}; dotted: some seeds have not got that far"
-    legend.legend(loc="center", title=fill(note, 40), title_fontsize=10, fontsize=10)
+def draw_curve(ax, curve: pd.DataFrame, look: dict, width: float) -> None:
+    """Draw the IQM of runs, averaged over so many steps, and its band. Width 0 has markers."""
+    lines = stats.summarize(stats.smooth(curve, width))
+    one = len(lines) == 1  # a point and a bar
+    dots = {"marker": "o", "ms": 3} if one or width == 0 else {}
+    ax.fill_between(lines.index, lines.low, lines.high, color=look["color"], alpha=0.15, lw=4 * one)
+    ax.plot(lines.iqm, lw=0.6, **look)
+    ax.plot(lines.iqm.where(lines.seeds == curve.seed.nunique()), **look, **dots)
+
+
+def draw_curves(data: pd.DataFrame, ylabel: str) -> Figure:
+    """Draw a panel for each environment, of more than six curves a row for each family.
+
+    If each panel has a single run, it is drawn as it is, with a marker at each evaluation.
+    """
+    look, family = styles(set(data.curve)), data.script.map(ALGORITHMS.family)
+    columns, rows, cells = min(3, data.panel.nunique()), 0, []
+    for name in sorted(set(family.dropna())) if len(look) > 6 else [""]:
+        panels = data[family.isna() | (family == name)] if name else data
+        panels = list(panels.groupby("panel"))
+        cells += [(columns * rows + i, name, *panel) for i, panel in enumerate(panels, 1)]
+        rows += -(-len(panels) // columns)
+    width, height = [(6, 2.8), (7, 2.6), (8.3, 2.2)][columns - 1]
+    figure = Figure((width, height * rows + 0.8), layout="constrained")
+    alone = len(data.drop_duplicates(RUN)) == data.panel.nunique() and {*data.tag} == {RETURN}
+    for place, name, title, panel in cells:
+        ax = figure.add_subplot(rows, columns, place)
+        for curve in stats.ordered(panel.curve):
+            steps = 0 if alone else panel.step.max() / 20
+            draw_curve(ax, panel[panel.curve == curve], look[curve], steps)
+        ax.set_title(alone * f"{stats.title(curve)}, " + title.replace(", ep", "\nep"), fontsize=9)
+        ax.set_xlabel("environment steps" if place > columns * (rows - 1) else "")
+        ax.set_ylabel(f"{name}\n{ylabel}" if columns == 1 or place % columns == 1 else "")
+        ax.xaxis.set_major_locator(ticker.MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+        ax.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+    if not alone:
+        lines = [Line2D([], [], label=stats.title(curve), **own) for curve, own in look.items()]
+        note = fill(caption(data), int(16 * width))
+        how = {"title": note, "title_fontsize": 8, "alignment": "left"}
+        figure.legend(handles=lines, ncols=2 * columns, loc="outside lower center", **how)
     return figure
 
 
-def draw_overestimation(critics: pd.DataFrame, look: dict, args: Args) -> Figure:
-    """Draw the critic's Q, with hollow markers, beside the discounted return of evaluations."""
-    both = {f"{name} discounted return": own for name, own in look.items()}
-    for name, own in look.items():
-        both[f"{name} Q(s, a)"] = own | {"mfc": "white", "mec": own["color"]}
-    critics = critics.assign(curve=critics.curve + " " + critics.tag.map(CRITIC))
-    return draw_curves(critics, both, args, "discounted value")
-
-
-def draw_comparison(steps: dict, scores: dict, look: dict) -> Figure:
-    """Draw the shares of runs above each score, and P(a run of X is above one of Y)."""
-    pairs = list(combinations(scores, 2))
-    figure = Figure((12.8, max(4.8, 0.3 * len(pairs))), layout="constrained")
-    where = ", ".join(f"{environment} at {step:,}" for environment, step in steps.items())
-    figure.suptitle(fill(f"{where} steps; bands and bars: 95 % intervals", 110), fontsize=11)
-    left, right = figure.subplots(1, 2)
-    taus = np.linspace(0, 1, 201)
-    for name, environments in scores.items():
-        above = [(seeds > taus[:, None]).astype(float) for seeds in environments]  # (τ, seeds)
-        left.step(taus, stats.profile(*above), where="post", label=name, **look[name])
-        ends, color = stats.interval(*above, statistic=stats.profile), look[name]["color"]
-        left.fill_between(taus, *ends, step="post", color=color, alpha=0.2, lw=0)
-    left.set(xlabel="score τ (0: worst run, 1: best, of each environment)", ylabel="share above τ")
-    left.legend(fontsize=10)
-    for y, (first, second) in enumerate(pairs):
-        both = *scores[first], *scores[second]
+def draw_comparison(steps: dict, scores: dict) -> Figure:
+    """Draw for each script P(a run of it is above one of the script that it comes from)."""
+    first, *rest = scores
+    figure = Figure((6, 0.4 * len(rest) + 1.3), layout="constrained")
+    ax, names = figure.subplots(), []
+    for y, name in enumerate(rest):
+        parent = ALGORITHMS.parent.get(name.split()[0])
+        other = next((curve for curve in scores if curve.split()[0] == parent), first)
+        both = *scores[name], *scores[other]
         ends = stats.interval(*both, statistic=stats.improvement)
-        right.plot(ends, [y, y], color="#0072B2", lw=8, alpha=0.4)
-        right.plot(stats.improvement(*both), y, "o", color="#0072B2")
-    right.axvline(0.5, color="black", lw=1, ls="--", zorder=0)
-    right.set(xlabel="P(X > Y)", xlim=(-0.05, 1.05), ylim=(len(pairs), -1))
-    right.set_yticks(range(len(pairs)), [f"{first} > {second}" for first, second in pairs])
+        ax.plot(ends, [y, y], color="#0072B2", lw=8, alpha=0.4)
+        ax.plot(stats.improvement(*both), y, "o", color="#0072B2")
+        names.append(f"{stats.title(name)} > {stats.title(other)}")
+    ax.axvline(0.5, color="black", lw=1, ls="--", zorder=0)
+    ax.set(xlim=(-0.05, 1.05), ylim=(len(rest), -1), yticks=range(len(rest)), yticklabels=names)
+    where = ", ".join(f"{environment} at {step:,} steps" for environment, step in steps.items())
+    note = f"P(X > Y) for a run of each, and its 95 % interval; {where}. {stats.WORTH}"
+    ax.set_xlabel(fill(note, 100), fontsize=8)
     return figure
 
 
 def main(args: Args) -> None:
-    """Read the runs and write the figures, the table and the data."""
-    if args.bin_steps < 1:
-        fail(f"--bin-steps must be at least 1, not {args.bin_steps}")
+    """Read the runs, write the figures and the data, print the table."""
     everything = read(args)
-    data = everything[everything.tag == args.tag]
-    critics = everything[everything.tag.isin(list(CRITIC))]
-    critics = critics[critics.groupby(RUN).tag.transform("nunique") == len(CRITIC)]
-    look, table = styles(set(data.curve)), stats.tabulate(data, args.table_steps)
-    steps, scores = stats.comparable(data)
+    data = everything[everything.panel.isin(args.panels or set(everything.panel))]
+    if data.empty:
+        fail(f"--panels: there are {'; '.join(sorted(set(everything.panel)))}")
+    table = stats.tabulate(everything, args.table_steps)
     with rc_context(LOOK):
-        ylabel = "evaluation return" if args.tag == RETURN else args.tag
-        figures = {"curves": draw_curves(data, look, args, ylabel)}
-        if len(critics):
-            figures["overestimation"] = draw_overestimation(critics, look, args)
+        ylabel = "evaluation return" if args.tag == (RETURN,) else ", ".join(args.tag)
+        figures = {"curves": draw_curves(data, ylabel)}
+        steps, scores = stats.comparable(data[data.tag == args.tag[0]])
         if steps and len(scores) > 1:
-            figures["comparison"] = draw_comparison(steps, scores, look)
+            figures["comparison"] = draw_comparison(steps, scores)
         try:
             args.out.mkdir(parents=True, exist_ok=True)
             for name, figure in figures.items():
                 figure.savefig(args.out / f"{name}.png")
                 figure.savefig(args.out / f"{name}.svg", metadata={"Date": None})
-            header = {"mean": args.tag, "std": f"{args.tag}_std"}
-            points = data[[*RUN, *POINT]].rename(columns=header)
-            points.to_csv(args.out / "curves.csv", index=False, na_rep="nan")
+            points = everything.pivot(index=[*RUN, "step", "hours"], columns="tag")[["mean", "std"]]
+            points.columns = [tag + "_std" * (name == "std") for name, tag in points.columns]
+            points.to_csv(args.out / "curves.csv", na_rep="nan")
             table.to_csv(args.out / "table.csv", index=False, na_rep="nan")
-            (args.out / "table.md").write_text(stats.markdown(table), encoding="utf-8")
         except OSError as error:
             fail(f"cannot write {args.out}: {error}")
+    print(table[table.columns[:-1]].to_string(index=False, float_format="{:.1f}".format, na_rep=""))
+    if "comparison" not in figures and data.curve.nunique() > len(args.tag):
+        print(f"no comparison: it takes {MIN_SEEDS} runs of two scripts. {stats.WORTH}")
     print(f"{data.groupby(RUN).ngroups} run(s): {', '.join(figures)} and table in {args.out}")
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args))
+    main(tyro.cli(Args, description=__doc__))

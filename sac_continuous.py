@@ -15,7 +15,7 @@ Parent: svg0_continuous.py, from which it differs in
 
 Departures from the paper:
 1. Random steps come first, log σ is within -20 and 2, and the critics learn with a rate of 1e-3.
-2. Every `checkpoint_interval` steps the running episodes are cut, as a time limit would.
+And in every script running episodes are cut each `checkpoint_interval` steps, as by a time limit.
 
     python sac_continuous.py --env-id Hopper-v4
 """
@@ -46,8 +46,6 @@ import time
 import warnings
 import zipfile
 from contextlib import ExitStack, suppress
-from dataclasses import fields
-from datetime import datetime
 from importlib.metadata import version
 from shutil import rmtree
 
@@ -97,8 +95,7 @@ class QNetwork(nn.Module):
         self.fc1 = nn.Linear(obs_dim + act_dim, 256)
         self.fc2 = nn.Linear(256, 256)
         self.fc3 = nn.Linear(256, 1)
-        self.register_buffer("action_scale", action_scale)
-        self.register_buffer("action_bias", action_bias)
+        self.action_scale, self.action_bias = nn.Buffer(action_scale), nn.Buffer(action_bias)
 
     def forward(self, x, a):
         x = torch.cat([x, (a - self.action_bias) / self.action_scale], 1)
@@ -116,8 +113,7 @@ class Actor(nn.Module):
         self.fc2 = nn.Linear(256, 256)
         self.fc_mu = nn.Linear(256, act_dim)
         self.fc_log_std = nn.Linear(256, act_dim)
-        self.register_buffer("action_scale", action_scale)
-        self.register_buffer("action_bias", action_bias)
+        self.action_scale, self.action_bias = nn.Buffer(action_scale), nn.Buffer(action_bias)
 
     def distribution(self, x):
         """π(·|s) in units of half the action range: tanh(u), u ~ N(m, σ²)."""
@@ -216,8 +212,7 @@ def polyak_update(net, target, tau):
 def train(args: Args) -> dict:
     """Train to `args.total_timesteps`; return what result.json has. `Run` lists the exit codes."""
     with Run(args, at_least_1=("batch_size", "policy_frequency")) as run:
-        nets = Networks(run.obs_dim, run.act_dim, run.action_low, run.action_high, args)
-        nets.to(run.device)
+        nets = Networks(run.obs_dim, run.act_dim, run.act_low, run.act_high, args).to(run.device)
         q_parameters = [*nets.qf1.parameters(), *nets.qf2.parameters()]
         q_optimizer = optim.Adam(q_parameters, lr=args.q_lr, fused=True)
         actor_parameters = [*nets.actor.parameters(), nets.log_alpha]
@@ -235,9 +230,8 @@ def train(args: Args) -> dict:
                 actions = run.envs.action_space.sample()
             else:
                 with torch.no_grad():
-                    x = torch.as_tensor(obs, dtype=torch.float32, device=run.device)
-                    actions, _ = nets.actor.sample(x)
-                actions = actions.cpu().numpy().clip(run.action_low, run.action_high)
+                    actions, _ = nets.actor.sample(torch.as_tensor(obs, device=run.device))
+                actions = actions.cpu().numpy().clip(run.act_low, run.act_high)
 
             # Step
             next_obs, rewards, terminations, truncations, infos = run.step(actions)
@@ -283,10 +277,10 @@ def say(message: str) -> None:
 def check_args(args, at_least_1) -> None:
     """Refuse numbers that no run can use; only one whose default is negative may be negative."""
     at_least_1 += "total_timesteps", "num_envs", "max_episode_steps", "torch_threads"
-    for field in fields(args):
-        name, value = field.name, getattr(args, field.name)
+    for name, value in vars(args).items():
         if isinstance(value, int | float):
-            low = -(2**31) if (field.default or 0) < 0 else name in (*at_least_1, "eval_episodes")
+            negative = (getattr(type(args), name, 0) or 0) < 0
+            low = -(2**31) if negative else name in (*at_least_1, "eval_episodes")
             high = 1 if name in ("gamma", "tau", "gae_lambda") else 2**31
             if not low <= value <= high:
                 fail(f"--{name.replace('_', '-')} must be from {low:d} to {high}, not {value}")
@@ -401,7 +395,7 @@ class Run(ExitStack):
         self.obs_space = gym.spaces.Box(-np.inf, np.inf, (self.obs_dim,), np.float32)
         self.action_space = self.envs.single_action_space
         self.act_dim = self.action_space.shape[0]
-        self.action_low, self.action_high = self.action_space.low, self.action_space.high
+        self.act_low, self.act_high = self.action_space.low, self.action_space.high
         self.device = torch.device("cuda" if torch.cuda.is_available() and args.cuda else "cpu")
         torch.set_num_threads(args.torch_threads)
         set_random_seed(args.seed)
@@ -452,7 +446,7 @@ class Run(ExitStack):
 
     def open_folder(self) -> None:
         """Make the run's folder, or reopen it to resume, and lock it."""
-        args, now = self.args, datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+        args, now = self.args, time.strftime("%Y-%m-%d_%H-%M-%S") + f"-{time.time_ns() % 10**9:09}"
         if args.resume and not args.run_name:
             fail("--resume needs --run-name")
         default = f"{args.env_id}__{args.exp_name}__{args.seed}__{now}"
@@ -609,10 +603,8 @@ class Run(ExitStack):
             self.log("charts/SPS", speed)
             self.log_step, self.log_time = self.global_step, time.perf_counter()
         if evaluating:
-            time_left = (
-                tqdm.format_interval(max(left, 0) / speed) if metrics else "?"
-            )  # no update yet
-            self.evaluate(f", {speed:.0f} steps/s, {time_left} left")
+            rest = tqdm.format_interval(max(left, 0) / speed) if metrics else "?"  # no update yet
+            self.evaluate(f", {speed:.0f} steps/s, {rest} left")
         if boundary:
             self.save_checkpoint()
             if self.stopping and left > 0:

@@ -5,7 +5,9 @@ and the function's name. It raises `Wrong` at the first thing that differs. Two 
 numbers that the homework prints. `mistakes` give a closer hint where a known mistake shows.
 """
 
+import re
 import traceback
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -55,7 +57,7 @@ def close(one, other, rtol=1e-3, atol=1e-4) -> bool:
     one, other = plain(one), plain(other)
     if isinstance(one, str) or isinstance(other, str):
         return str(one) == str(other)
-    return one.shape == other.shape and np.allclose(one, other, rtol, atol)
+    return one.shape == other.shape and np.allclose(one, other, rtol, atol, equal_nan=True)
 
 
 def compare(script, expected, call, given, hints, mistakes=(), **tolerances):
@@ -79,11 +81,12 @@ def compare(script, expected, call, given, hints, mistakes=(), **tolerances):
         own = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == "<student>"]
         where = f" in line {own[-1].lineno}" if own else ""
         text = f"{type(error).__name__}{where}: {(str(error).splitlines() or [''])[0]}"[:300]
+        hint = "Which shapes meet in that line?" if re.search("shape|size", text) else ""
     if not wrong:
         return
-    if came is None and not isinstance(hints, str):
-        hints = "Which types and shapes meet in that line?"
-    hint, shapes = hint or (hints if isinstance(hints, str) else hints[wrong[0]]), False
+    if hint is None:
+        hint = hints if isinstance(hints, str) else hints[wrong[0]]
+    shapes = False
     if came is not None:
         first = came[wrong[0]]
         shapes = np.shape(plain(first)) != np.shape(plain(expected[wrong[0]]))
@@ -116,7 +119,7 @@ def seed(number: int):
 def networks(script):
     """Return networks, no two of which are alike, all with gradients: a missing no_grad shows."""
     seed(16)  # with it each of two critics is the smaller one for some samples
-    nets = script.Networks(3, 2, LOW, HIGH)
+    nets = script.Networks(3, 2, LOW, HIGH, script.Args())
     with torch.no_grad():
         for name, parameter in nets.named_parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -185,6 +188,25 @@ def critics(nets):
     return [name for name in ("qf1", "qf2") if hasattr(nets, name)]
 
 
+def to_bounds(a):
+    return a * torch.tensor(SCALE) + torch.tensor(BIAS)
+
+
+def to_unit(a):
+    return (a.detach() - torch.tensor(BIAS)) / torch.tensor(SCALE)
+
+
+def draw(nets, obs):
+    """Return what a stochastic actor draws, as the environment gets it, and log π of it."""
+    policy = nets.actor.distribution(obs)
+    actions = policy.sample()
+    return to_bounds(actions), policy.log_prob(actions)
+
+
+def slow_choice(nets, obs):
+    return nets.target_actor(obs), torch.zeros(())
+
+
 def q_values(nets, suffix, obs, actions):
     """Return what the critics, or with "_target" their slow copies, say: (critics, batch)."""
     nets = [nets.get_submodule(name + suffix) for name in critics(nets)]
@@ -201,22 +223,27 @@ def gradients(nets, *names):
 
 # ---- Networks ----
 def check_forward(script, truth, name):
-    """QNetwork, Critic or Actor, for several samples and for one."""
+    """QNetwork, Critic or Actor, for several samples, for one and, of an actor, in float64."""
     net = {"QNetwork": "qf1", "Critic": "critic", "Actor": "actor"}[name.split(".")[0]]
     label = {"qf1": "Q(s, a)", "critic": "V(s)", "actor": "μ(s)"}[net]
-    for batch in 3, 1:
-        given = {"s": torch.randn(batch, 3)} | (
-            {"a": torch.randn(batch, 2)} if net == "qf1" else {}
-        )
+    states, a = torch.randn(3, 3), torch.randn(3, 2)
+    kinds = {"s": states, "one s": states[:1]}
+    kinds |= {"s, float64": states.double()} if net == "actor" else {}
+    for kind, s in kinds.items():
+        inputs = (s, a[: len(s)]) if net == "qf1" else (s,)
+        given = {kind: s} | ({"a": a[: len(s)]} | BOUNDS if net == "qf1" else {})
 
-        def call(script, given=given):
-            value = getattr(networks(script), net)(*[given[name] for name in given if name in "sa"])
+        def call(script, inputs=inputs):
+            value = getattr(networks(script), net)(*inputs)
             return {label: value, "has a gradient": getattr(value, "requires_grad", False)}
 
         value = plain(call(truth)[label])
         hint = "Which layers are there, in which order, and what stands between them?"
         mistakes = [("One number for each sample: shape (batch,).", value[:, None])]
         mistakes += [("One number for each sample, for a batch of 1, too.", value.squeeze())]
+        if net == "qf1":
+            raw = networks(truth).qf1(s, to_bounds(a[: len(s)]))
+            mistakes += [("Q sees actions in units of half their range: (a - bias) / scale.", raw)]
         if net == "actor":
             given = given | BOUNDS
             unit = (value - BIAS) / SCALE
@@ -228,28 +255,37 @@ def check_forward(script, truth, name):
 
 
 def check_distribution(script, truth, name):
-    """Density, samples and median of the policy; extreme means and spreads."""
-    given = {"s": torch.randn(3, 3), "a": torch.rand(3, 2) - 0.3}
+    """Density and samples of the policy; float64; extreme means and spreads."""
+    s, a = torch.randn(3, 3), torch.rand(3, 2) - 0.3
+    given, squashed = {"s": s, "a": a}, hasattr(truth, "TanhTransform")
 
-    def call(script, **biases):
+    def call(script, s=s, **biases):
         nets = networks(script)
         for layer, bias in biases.items():
             nn.init.constant_(getattr(nets.actor, layer).bias, bias)
-        policy = nets.actor.distribution(given["s"])
-        log_prob = policy.log_prob(given["a"])
+        policy = nets.actor.distribution(s)
+        log_prob = policy.log_prob(a)
         log_prob.sum().backward()
         seed(3)
         sample = policy.rsample()
-        came = {
-            "log π(a|s)": log_prob,
-            "a sample of π(·|s)": sample,
-            "μ(s)": nets.actor(given["s"]),
-        }
+        came = {"log π(a|s)": log_prob, "a sample of π(·|s)": sample}
         came["log π of it is finite"] = bool(policy.log_prob(sample).isfinite().all())
         return came | gradients(nets)
 
-    compare(script, truth, call, given, "Which distribution has u, and how does u become a?")
-    if hasattr(truth, "TanhTransform"):
+    policy = networks(truth).actor.distribution(s)
+    rows = "The losses add log π over the dimensions of an action: it has their shape here."
+    mistakes = [(rows, policy.log_prob(a).sum(-1))]
+    if squashed:
+        each = truth.TransformedDistribution(policy.base_dist.base_dist, policy.transforms)
+        rows = "One number for each sample: what is the density of independent dimensions?"
+        units = "π is in units of half the range, within ±1: scaling comes after it."
+        density = policy.log_prob(to_unit(a)).detach() - np.log(SCALE).sum()
+        mistakes = [(rows, each.log_prob(a)), (units, density)]
+    hint = "Which distribution has u, and how does u become a?"
+    compare(script, truth, call, given, hint, mistakes)
+    if squashed:
+        double = {"s, float64": s.double(), "a": a}
+        compare(script, truth, lambda script: call(script, s.double()), double, hint)
         hint = "tanh(30) is 1 in floats and atanh(1) infinite: can a transform remember its input?"
         extreme = given | {"mean of u": "about 30"}
         compare(script, truth, lambda script: call(script, fc_mu=30.0), extreme, hint)
@@ -260,6 +296,33 @@ def check_distribution(script, truth, name):
             *(script, truth, lambda script, b=bias: call(script, fc_log_std=b), extreme, hint),
             rtol=0.01,
         )
+
+
+def check_sample(script, truth, name):
+    """The action drawn, within its bounds and with a gradient; where it is asked for, its log π."""
+    nets, data, _ = setup(truth)
+    pair = isinstance(nets.actor.sample(data.observations), tuple)
+
+    def call(script):
+        nets, data, _ = setup(script)
+        drawn = nets.actor.sample(data.observations)
+        if pair != isinstance(drawn, tuple) or (pair and len(drawn) != 2):
+            what = "a pair of actions and log π" if pair else "one tensor"
+            raise Problem(f"no {what}, but {type(drawn).__name__}", "See the docstring.")
+        a, log_prob = drawn if pair else (drawn, torch.zeros(()))
+        came = {"a": a, "a has a gradient": getattr(a, "requires_grad", False)}
+        if came["a has a gradient"]:
+            (a.sum() + log_prob.sum()).backward()
+        return came | ({"log π(a|s)": log_prob} if pair else {}) | gradients(nets)
+
+    a, _ = draw(nets, data.observations)
+    unit, within = plain(to_unit(a)), "π draws within ±1: what do scale and bias do?"
+    units = "log π is the density of tanh(u), within ±1: of which a was it taken?"
+    mistakes = [(within, unit), (within, unit * SCALE), (within, unit + BIAS)]
+    mistakes += [("Is that drawn at random?", nets.actor(data.observations))]
+    mistakes += [(units, np.full(4, np.nan)), ("rsample or sample: which has a gradient?", False)]
+    given = {"s": data.observations} | BOUNDS
+    compare(script, truth, call, given, "One draw of π, its log π, then its bounds.", mistakes)
 
 
 # ---- Losses of the off-policy scripts ----
@@ -284,18 +347,19 @@ def check_critic_loss(script, truth, name):
         nets, data, args = setup(truth, **settings)
         obs, actions, next_obs, *_ = data
         r, d = data.rewards[:, 0].numpy(), data.dones[:, 0].numpy()
-        policy = nets.actor.distribution(next_obs) if hasattr(nets.actor, "distribution") else None
-        a = policy.sample() if policy else nets.target_actor(next_obs)
-        given = {"r": r, "d": d, "γ": 0.9, "a'": "a sample of π(·|s')" if policy else "μ'(s')"}
+        random = hasattr(nets.actor, "distribution")
+        choose = partial(draw if random else slow_choice, nets)
+        (a, log_prob), (early_a, early_log_prob) = choose(next_obs), choose(obs)
+        given = {"r": r, "d": d, "γ": 0.9, "a'": "a sample of π(·|s')" if random else "μ'(s')"}
         slow, fast = (q_values(nets, suffix, next_obs, a) for suffix in ("_target", ""))
         here = q_values(nets, "", obs, actions)
         for i, net in enumerate(critics(nets)):
             given |= {f"{net}_target(s', a')": slow[i], f"{net}(s, a)": here[i]}
-        bonus = 0
+        bonus = early_bonus = 0
         if sac:
-            given["α"] = alpha = settings.get("alpha", np.exp(-0.7))
-            given["log π(a'|s')"] = log_prob = plain(policy.log_prob(a))
-            bonus = -alpha * log_prob
+            given |= {"autotune": args.autotune, "α": settings.get("alpha", np.exp(-0.7))}
+            given["log π(a'|s')"] = log_prob
+            bonus, early_bonus = (-given["α"] * plain(x) for x in (log_prob, early_log_prob))
 
         def y(value, d=d, gamma=0.9, bonus=bonus, r=r):
             return r + gamma * (1 - d) * (value + bonus)
@@ -305,16 +369,34 @@ def check_critic_loss(script, truth, name):
         fast_ones = "Which networks value s' and a', those that learn or their slow copies?"
         two = "There are two critics: which of their values is used?"
         shapes = "(4, 1) and (4,) make (4, 4): what are the shapes?"
-        other_a = q_values(nets, "_target", next_obs, nets.actor(next_obs)).min(0)
+        early = "Which state comes after the step? Something in y is given s."
+        online_a = nets.actor(next_obs)
+        other_a, both = (q_values(nets, x, next_obs, online_a) for x in ("_target", ""))
+        unit_a = q_values(nets, "_target", next_obs, to_unit(a)).min(0)
+        early_q = [q_values(nets, "_target", s, early_a).min(0) for s in (next_obs, obs)]
         other_q = q_values(nets, "", obs, nets.actor(obs))[0]
+
+        def traced(values, y=y, d=d, here=here):
+            """Return what shows as y where a gradient reaches a critic through y as well."""
+            target = y(values.min(0))
+            return target + 0.9 * (1 - d) * (values[0] == values.min(0)) * (here - target).sum(0)
+
+        traced_ones = "s' has the value of the critic that learns, and y is not held constant."
         mistakes = [
+            *[("Both networks of y have slow copies: it uses neither.", y(both.min(0)))]
+            * (not random),
+            (traced_ones, traced(fast)),
+            (traced_ones, traced(both)),
+            (early, y(q_values(nets, "_target", obs, a).min(0))),
+            *[(early, y(value, bonus=early_bonus)) for value in early_q],
             ("What is still to come in an episode that has ended?", y(v, d=0)),
             ("For which steps does d remove the future, and for which not?", y(v, d=1 - d)),
             ("What is a reward worth that comes one step later?", y(v, gamma=1)),
             (fast_ones, y(fast.min(0))),
             (fast_ones, y(np.minimum(fast[0], slow[-1]))),
             (fast_ones, y(np.minimum(slow[0], fast[-1]))),
-            ("Whose action is a'? Compare with the equation.", y(other_a)),
+            ("Whose action is a'? Compare with the equation.", y(other_a.min(0))),
+            *[("π draws within ±1: which actions does a critic know?", y(unit_a))] * random,
             *[(two, y(value)) for value in (slow.max(0), slow[0], slow[-1], slow.mean(0))],
             ("Does the value of s' have the entropy of the policy there?", y(v, bonus=0)),
             ("Is an unlikely action worth more or less? See the sign.", y(v, bonus=-bonus)),
@@ -349,9 +431,10 @@ def check_homework_targets(script, truth):
 
     def call(script):
         seed(2)
-        nets = SimpleNamespace(qf1=truth.QNetwork(11, 3), qf1_target=truth.QNetwork(11, 3))
+        sizes = 11, 3, torch.ones(3), torch.zeros(3)
+        nets = SimpleNamespace(qf1=truth.QNetwork(*sizes), qf1_target=truth.QNetwork(*sizes))
         nets.qf1_target.load_state_dict(nets.qf1.state_dict())
-        nets.actor = truth.Actor(11, 3, -np.ones(3), np.ones(3))
+        nets.actor = truth.Actor(*sizes)
         nn.init.constant_(nets.actor.fc_mu.bias, 30.0)  # tanh(30) is 1
         q, zeros = nets.qf1(data.observations, data.actions), watch(nets.qf1, batch=5)
         scalar(script.critic_loss(nets, data, truth.Args())).backward()
@@ -436,22 +519,30 @@ def check_actor_loss(script, truth, name):
 
         nets, data, args = setup(truth, **settings)
         obs = data.observations
-        policy = nets.actor.distribution(obs) if hasattr(nets.actor, "distribution") else None
-        a = policy.sample() if policy else nets.actor(obs)
+        random = hasattr(nets.actor, "distribution")
+        a, log_prob = draw(nets, obs) if random else (nets.actor(obs), None)
         q, slow = q_values(nets, "", obs, a), q_values(nets, "_target", obs, a)
-        given = settings | {"a, a sample of π(·|s)" if policy else "a = μ(s)": a}
+        given = {"autotune": args.autotune} if hasattr(args, "autotune") else {}
+        given |= settings | {"a, a sample of π(·|s)" if random else "a = μ(s)": a}
         given |= {f"{net}(s, a)": q[i] for i, net in enumerate(critics(nets))}
-        given |= {"log π(a|s)": policy.log_prob(a)} if policy else {}
+        given |= {"log π(a|s)": log_prob} if random else {}
         loss = plain(call(truth)["loss"])
         values = [q[0], q[-1], q.max(0), q.min(0)]
         now = q.min(0) if truth.__name__ == "sac" else q[0]
         given_actions = q_values(nets, "", obs, data.actions)[0]
+        unit_q = q_values(nets, "", obs, to_unit(a))
+        unit_now = unit_q.min(0) if truth.__name__ == "sac" else unit_q[0]
         two = "There are two critics: which values does the equation take?"
         mistakes = [
             ("An optimizer makes a loss smaller: which way should Q go?", -loss),
             ("Is the loss the mean over the batch?", 4 * loss),
             ("The actor follows the critic that learns: which one is that?", -slow[0].mean()),
             ("Whose actions are judged, the batch's or the actor's?", -given_actions.mean()),
+            ("log π is the density of tanh(u), within ±1: of which a was it taken?", np.nan),
+            (
+                "π draws within ±1: which actions does a critic know?",
+                loss + (now - unit_now).mean(),
+            ),
             *[(two, loss + (now - value).mean()) for value in values if not close(now, value)],
         ]
         compare(script, truth, call, given, hint, mistakes)
@@ -463,7 +554,7 @@ def check_homework_losses(script, truth):
     """The actor's loss that the homework prints: at first, and after five steps of Adam."""
 
     def call(script):
-        actor = truth.Actor(3, 2, -np.ones(2), np.ones(2))
+        actor = truth.Actor(3, 2, torch.ones(2), torch.zeros(2))
         seed(0)
         actor.fc1, actor.fc2, actor.fc_mu = nn.Linear(3, 2), nn.Module(), nn.Linear(2, 2)
         actor.fc2.forward = torch.atanh  # undoes a tanh: the homework has one hidden layer
@@ -638,7 +729,7 @@ def check_act(script, truth, name):
         vector = SimpleNamespace(num_envs=envs, single_action_space=one)
         vector.action_space = batch_space(one, envs)
         run = SimpleNamespace(envs=vector, global_step=step, device=torch.device("cpu"))
-        vars(run).update(action_low=LOW, action_high=HIGH, action_space=one, obs_dim=3, act_dim=2)
+        vars(run).update(act_low=LOW, act_high=HIGH, action_space=one, obs_dim=3, act_dim=2)
         obs = np.linspace(-1, 1, 12).reshape(4, 3).repeat(envs // 4, 0)  # float64, as MuJoCo's
         seed(3)
         came = script.act(run=run, args=args, nets=nets, obs=obs, metrics={}, t=0)
@@ -693,6 +784,7 @@ CHECKS = {
     "Critic.forward": check_forward,
     "Actor.forward": check_forward,
     "Actor.distribution": check_distribution,
+    "Actor.sample": check_sample,
     "critic_loss": check_critic_loss,
     "actor_loss": check_actor_loss,
     "polyak_update": check_polyak_update,

@@ -18,14 +18,25 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 DETERMINISTIC = ["QNetwork.forward", "Actor.forward"]
-STOCHASTIC = ["QNetwork.forward", "Actor.distribution", "Actor.forward"]
+STOCHASTIC = ["QNetwork.forward", "Actor.distribution", "Actor.sample", "Actor.forward"]
 LOSSES = ["critic_loss", "actor_loss"]
 EXERCISES = {
     "ddpg": [*DETERMINISTIC, *LOSSES, "polyak_update", "act"],
     "td3": [*DETERMINISTIC, *LOSSES, "polyak_update", "act"],
     "ac_reparam": [*STOCHASTIC, *LOSSES, "polyak_update", "act"],
     "sac": [*STOCHASTIC, *LOSSES, "polyak_update", "act"],
-    "ppo": ["Critic.forward", *STOCHASTIC[1:], "estimate_advantages", *LOSSES, "act"],
+    "ppo": [
+        *("Critic.forward", "Actor.distribution", "Actor.forward"),
+        *("estimate_advantages", *LOSSES, "act"),
+    ],
+}
+SHAPES = {
+    **dict.fromkeys(["data.observations", "data.next_observations"], "(batch, obs_dim)"),
+    "data.actions": "(batch, act_dim)",
+    **dict.fromkeys(["data.rewards", "data.dones"], "(batch, 1)"),
+    **dict.fromkeys(["data.log_probs", "data.values"], "(batch,)"),
+    **dict.fromkeys(["data.advantages", "data.returns"], "(batch,)"),
+    **dict.fromkeys(["rollout.terminations", "rollout.dones"], "(num_steps, num_envs)"),
 }
 
 
@@ -72,15 +83,17 @@ def to_set(tree) -> list[str]:
 
 
 def task(tree, name: str) -> str:
-    """Return what a blank has to respect, read off the script: settings, and what is logged."""
+    """Return what a blank has to respect, read off the script: what it reads and what it logs."""
     body, start, stop = find(tree, name)
     nodes = [node for line in body[start:stop] for node in ast.walk(line)]
-    attributes = {ast.unparse(node) for node in nodes if isinstance(node, ast.Attribute)}
-    settings = sorted(text for text in attributes if re.fullmatch(r"(args|run)\.\w+", text))
+    read = sorted({ast.unparse(node) for node in nodes if isinstance(node, ast.Attribute)})
     code = "\n".join(ast.unparse(line) for line in body[start:stop])
+    settings = [text for text in read if re.fullmatch(r"(args|run)\.\w+|self\.action_\w+", text)]
+    batch = [f"{text} {SHAPES[text]}".replace(" ", "\xa0") for text in read if text in SHAPES]
     logged = re.findall(r"[{,] '(\w+)':|\{'(\w+)':|metrics\['(\w+)'\] =", code)
     parts = [f"set {', '.join(to_set(tree))}"] if name == "act" else []
-    parts += [f"it reads {', '.join(settings)}"] if settings else []
+    parts += [f"it reads {', '.join(settings + batch)}"] if settings + batch else []
+    parts += ["x may be float64"] if "x.float()" in code else []
     parts += [f"it logs {', '.join(''.join(names) for names in logged)}"] if logged else []
     return "; ".join(parts)
 
@@ -97,7 +110,9 @@ def blank(source: str, names: list[str]) -> str:
         # a comment behind code explains that line, unless it names a source
         kept = [t.string for t in inside if t.line.lstrip().startswith("#") or "[" in t.string]
         todo = textwrap.wrap(f"To do: {task(tree, name)}", 96 - indent) if task(tree, name) else []
-        kept += [f"# {line}" for line in todo] + [f'raise NotImplementedError("{name}")']
+        kept += [f"# {line}".replace("\xa0", " ") for line in todo] + [
+            f'raise NotImplementedError("{name}")'
+        ]
         lines[first - 1 : last] = [" " * indent + line for line in kept]
     return "\n".join(lines) + "\n"
 

@@ -6,32 +6,71 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from ctypes.util import find_library
 from pathlib import Path
 from statistics import stdev
-from unittest.mock import Mock
+from zipfile import ZipFile
 
+import gymnasium as gym
 import imageio_ffmpeg
+import numpy as np
 import pytest
 import torch
-from conftest import OWN, QUICK, ROOT
+from conftest import OWN, QUICK, ROOT, Count
 from PIL import Image
 
 import evaluate
 
+EGL = pytest.mark.skipif(find_library("EGL") is None, reason="no headless OpenGL (EGL) here")
+SCRIPTS = "d4pg_continuous", "ddpg_continuous", "ppo_continuous"
 
-@pytest.fixture(scope="module", params=sorted(OWN))
-def run(request, tmp_path_factory):
-    """A run of each script, whose returns depend on what the actor does, and its result."""
-    script = importlib.import_module(request.param)
-    folder = tmp_path_factory.mktemp(request.param)
+
+class Picture(Count):
+    """Some episodes end in success; 20 pictures a second."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
+
+    def __init__(self, render_mode=None):
+        super().__init__()
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        observation = super().reset(seed=seed)
+        self.lucky = self.np_random.random() < 0.5
+        return observation
+
+    def step(self, action):
+        observation, *_ = super().step(action)
+        return observation, 1.0, self.time == 120, False, {"is_success": self.lucky}
+
+    def render(self):
+        return np.full((480, 480, 3), 2 * self.time, np.uint8)
+
+
+gym.register("toy/Picture-v0", Picture)
+
+
+def train(name, folder, **settings):
+    """Train in a folder; return the run's folder and its result."""
+    script = importlib.import_module(name)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        settings = {"env_id": "toy/Regulator-v0", "exp_name": "renamed", "eval_episodes": 3}
-        args = script.Args(**QUICK | OWN[request.param] | settings)
-        result = script.train(args)
-    return folder / "runs" / args.run_name, result
+        args = script.Args(**QUICK | OWN[name] | {"run_name": "run"} | settings)
+        return folder / "runs" / "run", script.train(args)
+
+
+@pytest.fixture(scope="module", params=SCRIPTS)
+def run(request, tmp_path_factory):
+    """A run of a script, whose returns depend on what the actor does, and its result."""
+    folder = tmp_path_factory.mktemp(request.param)
+    settings = {"env_id": "toy/Regulator-v0", "exp_name": "renamed", "eval_episodes": 3}
+    return train(request.param, folder, **settings)
+
+
+@pytest.fixture(scope="module")
+def filmed(tmp_path_factory):
+    settings = {"env_id": "toy/Picture-v0", "eval_episodes": 6, "eval_interval": 0}
+    return train("ddpg_continuous", tmp_path_factory.mktemp("filmed"), **settings)
 
 
 @pytest.fixture
@@ -52,6 +91,12 @@ def test_returns_are_those_of_the_last_evaluation(run, copy, monkeypatch, tmp_pa
     assert len(played["returns"]) == 3
 
 
+def test_best_are_those_of_the_best_evaluation(run, copy):
+    (copy / "model.pt").unlink()
+    (played,) = play(copy, best=True)
+    assert played["mean"] == run[1]["best_mean"]
+
+
 def test_every_weight_and_statistic_of_the_actor_counts(run, copy):
     """So the normaliser of PPO is part of what is evaluated."""
     model, returns = torch.load(copy / "model.pt"), play(copy)[0]["returns"]
@@ -63,7 +108,7 @@ def test_every_weight_and_statistic_of_the_actor_counts(run, copy):
 
 
 def test_episodes_and_seed(run):
-    (own,), (more,), (other,) = (play(run[0], **o) for o in ({}, {"episodes": 5}, {"seed": 7}))
+    (own,), (more,), (other,) = (play(run[0], **o) for o in ({}, {"episodes": 5}, {"seed": 0}))
     assert more["returns"][:3] == pytest.approx(own["returns"], rel=1e-5)
     assert len(more["returns"]) == 5
     assert not set(other["returns"]) & set(own["returns"])
@@ -85,8 +130,15 @@ def test_table_and_json_say_the_same(run, capsys):
     name, mean, std, *returns = line.split()
     assert (name, float(mean)) == (str(run[0]), round(played["mean"], 2))
     assert [float(value) for value in returns] == [round(value, 1) for value in played["returns"]]
+    assert "success_rate" not in played
     play(run[0], json=True)
     assert json.loads(capsys.readouterr().out) == [played]
+
+
+def test_success_is_shown_where_there_is_any(filmed, capsys):
+    (played,) = play(filmed[0])
+    assert 0 < played["success_rate"] == filmed[1]["eval_success_rate"] < 1
+    assert f"  success {played['success_rate']:.0%}\n" in capsys.readouterr().out
 
 
 def spoil(name, content):
@@ -105,6 +157,13 @@ def change_args(**changes):
         (run_dir / "args.json").write_text(json.dumps(args | changes))
 
     return write
+
+
+def flip_a_byte(run_dir: Path):
+    content = bytearray((run_dir / "model.pt").read_bytes())
+    largest = max(ZipFile(run_dir / "model.pt").infolist(), key=lambda part: part.file_size)
+    content[largest.header_offset + largest.file_size] ^= 1
+    (run_dir / "model.pt").write_bytes(content)
 
 
 class Trap:
@@ -126,6 +185,7 @@ SPOILT = {
     "model cut off": lambda run_dir: spoil("model.pt", (run_dir / "model.pt").read_bytes()[:999])(
         run_dir
     ),
+    "model with a wrong bit": flip_a_byte,
     "model of something else": lambda run_dir: torch.save({"a": 1}, run_dir / "model.pt"),
     "model that runs code": lambda run_dir: torch.save(Trap(), run_dir / "model.pt"),
 }
@@ -161,13 +221,20 @@ def test_bad_options(options, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.parametrize("run", ["ddpg_continuous"], indirect=True)
-def test_a_changed_copy_of_a_script(copy, run, tmp_path):
-    """It is found where --script says."""
+def test_a_changed_copy_of_a_script(tmp_path, monkeypatch):
+    """With networks of a size of their own; it is found where --script says."""
     source = (ROOT / "ddpg_continuous.py").read_text()
+    source = re.sub(r"(nn\.Linear\(.*)", lambda line: line[0].replace("256", "hidden"), source)
+    source = source.replace("    gamma: float", "    hidden: int = 256\n    gamma: float")
+    source = source.replace("scale, action_bias):", "scale, action_bias, hidden):")
     mine = tmp_path / "mine.py"
-    mine.write_text(source.replace("x * self.action_scale", "0 * x * self.action_scale"))
-    assert play(copy, script=mine)[0]["returns"] != play(copy)[0]["returns"]
+    mine.write_text(source.replace("scale, bias)", "scale, bias, args.hidden)"))
+    script = evaluate.load_script(mine)
+    monkeypatch.setitem(sys.modules, "mine", script)
+    monkeypatch.setitem(OWN, "mine", OWN["ddpg_continuous"])
+    run_dir, result = train("mine", tmp_path, env_id="toy/Regulator-v0", hidden=8)
+    assert torch.load(run_dir / "model.pt")["actor.fc2.weight"].shape == (8, 8)
+    assert play(run_dir, script=mine)[0]["mean"] == result["eval_mean"]
 
 
 @pytest.mark.parametrize("run", ["ddpg_continuous"], indirect=True)
@@ -191,44 +258,72 @@ def test_prints_of_a_script_stay_out_of_the_json(copy, tmp_path, capsys):
     assert (json.loads(printed.out), printed.err) == (played, "a remark\n")
 
 
+# ---- Videos ----
 @pytest.mark.parametrize("run", ["ddpg_continuous"], indirect=True)
-@pytest.mark.filterwarnings("ignore:.*render_mode")
-@pytest.mark.parametrize("why", ["an environment without pictures", "a full disk"])
-def test_a_video_that_fails_costs_only_the_video(run, why, tmp_path, monkeypatch, capsys):
-    play(run[0])
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("why", "words"),
+    [("no pictures", "render_mode"), ("nothing to see", "recording"), ("no encoder", "nowhere")],
+)
+def test_a_video_that_fails_costs_only_the_video(
+    run, filmed, why, words, tmp_path, monkeypatch, capsys
+):
+    run_dir = (run if why == "no pictures" else filmed)[0]
+    play(run_dir)
     table = capsys.readouterr().out
-    if why == "a full disk":
-        monkeypatch.setattr(tempfile, "TemporaryDirectory", Mock(side_effect=OSError(28, why)))
+    if why == "nothing to see":
+        monkeypatch.setattr(Picture, "render", lambda self: None)
+    if why == "no encoder":
+        monkeypatch.setenv("PATH", "")
+        monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", lambda: "nowhere")
+        monkeypatch.setattr("moviepy.video.io.ffmpeg_writer.FFMPEG_BINARY", "nowhere")
+    (tmp_path / "a.gif").write_text("an older one")
     with pytest.raises(SystemExit, match="2"):
-        play(run[0], video=tmp_path / "a.mp4")
+        play(run_dir, video=tmp_path / "a.gif")
     printed = capsys.readouterr()
     assert printed.out == table
-    assert re.fullmatch("error: cannot (make|record) .*\n", printed.err)
-    assert not list(tmp_path.iterdir())
+    assert re.fullmatch(f"error: cannot (make|record) .*{words}.*\n", printed.err)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.gif"]
+    assert (tmp_path / "a.gif").read_text() == "an older one"
 
 
-@pytest.mark.skipif(find_library("EGL") is None, reason="no headless OpenGL (EGL) here")
-def test_video(tmp_path):
-    """As a user would: a run, then its video, by command."""
+def test_a_gif_has_the_first_5_seconds(filmed, tmp_path):
+    play(filmed[0], episodes=1, video=tmp_path / "a.gif")
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert (gif.format, gif.size, gif.n_frames) == ("GIF", (200, 200), 50)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.gif"]
 
-    def call(*command):
-        subprocess.run([sys.executable, *map(str, command)], cwd=tmp_path, check=True)
 
-    flags = "--env-id InvertedPendulum-v4 --total-timesteps 100 --learning-starts 50 --run-name a"
-    call(ROOT / "ddpg_continuous.py", *flags.split())
-    call(ROOT / "evaluate.py", "runs/a", "--video", "a.mp4")
+@EGL
+def test_video_of_a_run_that_still_trains(tmp_path):
+    """By command, while another process holds the lock."""
+    script = importlib.import_module("ddpg_continuous")
+    run_dir, _ = train("ddpg_continuous", tmp_path, env_id="InvertedPendulum-v4", eval_interval=0)
+    for name in "result.json", "checkpoint.pt":
+        (run_dir / name).unlink()
+    command = [sys.executable, ROOT / "evaluate.py", run_dir, "--video", "a.mp4"]
+    with script.FileLock(run_dir / "lock"):
+        subprocess.run(command, cwd=tmp_path, check=True)
     assert (tmp_path / "a.mp4").stat().st_size > 1000
     assert {path.name for path in tmp_path.iterdir()} == {"runs", "a.mp4"}
 
 
-def test_a_gif_has_the_first_5_seconds(tmp_path, monkeypatch):
-    def film(actor, args, episodes, path):
-        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-f", "lavfi"]
-        source = "testsrc=duration=6:size=480x480:rate=20"
-        subprocess.run([*command, "-i", source, f"{path}-episode-0.mp4"], check=True)
+@EGL
+def test_camera_follows_the_body(tmp_path, monkeypatch):
+    """Fifty metres on, the body is still in the picture: it is not grey, as the floor is."""
+    run_dir, _ = train("ppo_continuous", tmp_path, env_id="HalfCheetah-v4", max_episode_steps=50)
+    script = importlib.import_module("ppo_continuous")
+    sizes = []
 
-    monkeypatch.setattr(evaluate, "load_run", lambda *_: (Mock(evaluate=film), None, None))
-    evaluate.record(tmp_path, evaluate.Args(runs=(tmp_path,), video=tmp_path / "a.gif"))
-    with Image.open(tmp_path / "a.gif") as gif:
-        assert (gif.format, gif.size, gif.n_frames) == ("GIF", (200, 200), 50)
-    assert [path.name for path in tmp_path.iterdir()] == ["a.gif"]
+    def far_away(actor, args, envs):
+        envs.reset()
+        env = envs.envs[0].unwrapped
+        for x in 0.0, 50.0:
+            env.set_state(np.array([x, *env.init_qpos[1:]]), env.init_qvel)
+            picture = env.render().astype(int)
+            sizes.append((picture[..., 0] - picture[..., 2] > 40).sum())
+
+    monkeypatch.setattr(script, "evaluate", far_away)
+    monkeypatch.setattr(evaluate, "load_script", lambda path: script)
+    evaluate.record(run_dir, evaluate.Args((run_dir,), video=tmp_path / "a.mp4"))
+    assert min(sizes) > 500

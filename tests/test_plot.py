@@ -1,8 +1,11 @@
-"""plot.py and stats.py: what is read, statistics against rliable's, the table against the runs."""
+"""plot.py and stats.py: what is read, statistics against rliable's, table, figures, the command."""
 
 import csv
+import dataclasses
+import importlib
 import itertools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
+from matplotlib.colors import to_rgb
 from rliable import library, metrics
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
@@ -43,8 +47,7 @@ def write(run_dir, values, purge_step=1, seconds=3600, tag=EVAL, **settings):
 
 def read(*paths, tag=EVAL, **settings):
     """Return the points of a tag."""
-    data = plot.read(plot.Args(tuple(paths), tag=tag, **settings))
-    return data[data.tag == tag]
+    return plot.read(plot.Args(tuple(paths), tag=(tag,), **settings))
 
 
 def rows(path):
@@ -70,8 +73,14 @@ def runs_of(*curves, script="ddpg", env_id="Hopper-v4", variant="", limit=""):
     return data.assign(panel=panel, curve=f"{script} {variant}".strip())
 
 
-def look_of(data):
-    return plot.styles(set(data.curve))
+def bands_of(axes):
+    """Return for each band {step: its ends}."""
+    bands = []
+    for band in axes.collections:
+        points = np.concatenate([path.vertices for path in band.get_paths()] or [np.empty((0, 2))])
+        frame = pd.DataFrame(points, columns=["step", "value"]).groupby("step").value
+        bands.append({x: (ends.min(), ends.max()) for x, ends in frame})
+    return bands
 
 
 # ---- Statistics ----
@@ -99,12 +108,19 @@ def test_iqm_and_interval_are_those_of_all_resamples():
     assert stats.interval(scores) == pytest.approx(np.percentile(every, [2.5, 97.5]), abs=0.4)
 
 
-def test_interval_of_three_seeds_is_their_range():
-    """The least of three is drawn three times in 1 of 27 resamples, more than 2.5 %."""
-    assert stats.interval(np.array([5.0, 1.0, 2.0])) == pytest.approx((1, 5), rel=1e-12)
+@pytest.mark.parametrize("seeds", range(1, 7))
+def test_interval_of_few_seeds_is_their_range(seeds):
+    scores = np.array([5.0, 1.0, 2.0, 9.0, 4.0, 30.0])[:seeds]
+    (row,) = stats.summarize(pd.DataFrame([scores])).itertuples()
+    assert (row.seeds, row.iqm) == (seeds, pytest.approx(by_hand(scores)))
+    ends = {1: (np.nan, np.nan)}.get(seeds, (scores.min(), scores.max()))
+    if seeds >= 5:  # the bootstrap's are closer
+        ends = stats.interval(scores)
+        assert scores.min() < ends.low < ends.high < scores.max()
+    assert (row.low, row.high) == pytest.approx(tuple(ends), rel=1e-12, nan_ok=True)
 
 
-def test_improvement_and_profile_are_rliables():
+def test_improvement_is_rliables():
     x, y = np.random.default_rng(0).normal([[1, 0]], 1, (2, 6, 2)).round(1)  # (seeds, environments)
     y[0] = x[0]  # ties
     assert np.isclose(stats.improvement(*x.T, *y.T), metrics.probability_of_improvement(x, y))
@@ -115,25 +131,35 @@ def test_improvement_and_profile_are_rliables():
     ours = stats.interval(*x.T, *y.T, statistic=stats.improvement)
     assert ours == pytest.approx(ends["xy"][:, 0], abs=0.06)
 
-    taus = np.linspace(-1, 2, 7)
-    middle, ends = library.create_performance_profile({"x": x}, taus, reps=500)
-    above = [(env > taus[:, None]).astype(float) for env in x.T]
-    assert stats.profile(*above) == pytest.approx(middle["x"])
-    assert np.array(stats.interval(*above, statistic=stats.profile)) == pytest.approx(
-        ends["x"], abs=0.1
-    )
-
 
 def test_unequal_lengths_share_an_axis():
     runs = runs_of({10: 0, 20: 10, 30: 40}, {10: 2, 30: 6}, {10: 1, 20: 4})
-    curve = stats.summarize(stats.at(runs, [10, 20, 30]))
+    curve = stats.summarize(stats.at(runs))
     assert curve.seeds.tolist() == [3, 3, 2]
     assert curve.iqm.tolist() == pytest.approx([1, (10 + 4 + 4) / 3, (40 + 6) / 2])
-    assert curve.low.tolist() == pytest.approx([0, 4, np.nan], nan_ok=True)
-    assert curve.high.tolist() == pytest.approx([2, 10, np.nan], nan_ok=True)
+    assert curve.low.tolist() == pytest.approx([0, 4, 6])
+    assert curve.high.tolist() == pytest.approx([2, 10, 40])
     # the best and the worst of four don't count
-    curve = stats.summarize(stats.at(runs_of({1: -99}, {1: 2}, {1: 4}, {1: 9}), [1]))
+    curve = stats.summarize(stats.at(runs_of({1: -99}, {1: 2}, {1: 4}, {1: 9})))
     assert curve.iqm.tolist() == [3]
+
+
+def test_runs_are_averaged_over_steps_around_each_point():
+    runs = runs_of({10: 0, 20: 6, 30: 9, 50: 12}, {10: 1, 20: 1})
+    smooth = stats.smooth(runs, 20)
+    assert smooth.index.tolist() == [10, 20, 30, 50]
+    assert smooth.iloc[:, 0].tolist() == pytest.approx([3, 5, 7.5, 12])
+    assert smooth.iloc[:, 1].tolist() == pytest.approx([1, 1, np.nan, np.nan], nan_ok=True)
+    assert stats.smooth(runs, 0).equals(stats.at(runs))
+    long = runs_of({step: step for step in range(1, 1001)})
+    assert len(stats.smooth(long, 50)) == 200
+
+
+def test_nearest_evaluation_counts_if_it_is_near():
+    runs = runs_of({96: 1, 106: 2, 290: 3}, {105: 4, 314: 5})
+    near = stats.near(runs, [100, 300, 1000])
+    assert near[1].tolist() == pytest.approx([1, 3, np.nan], nan_ok=True)
+    assert near[2].tolist() == pytest.approx([4, 5, np.nan], nan_ok=True)
 
 
 # ---- Reading ----
@@ -150,7 +176,7 @@ def test_run_is_read_as_tensorboard_reads_it(quick):
     assert 0 < run.hours.iloc[-1] * 3600 <= result["seconds"] + 1
     assert {*zip(run.seed, run.env_id, strict=True)} == {(3, "toy/Count-v0")}
     last = stats.tabulate(run, STEPS).iloc[-1]
-    assert last.steps == "300 (last)"
+    assert last.steps == 300
     saved = json.loads((run_dir / "result.json").read_text())
     assert last["mean"] == pytest.approx(saved["eval_mean"])
 
@@ -163,8 +189,6 @@ def test_resumed_run_counts_no_point_twice_and_no_pause(tmp_path):
     run = read(tmp_path)
     assert run[["step", "mean"]].values.tolist() == [[10, 1], [20, 2], [30, 33], [40, 44]]
     assert run.hours.tolist() == pytest.approx([1, 2, 2.5, 3], abs=0.01)
-    at = stats.at(run, [0.9, 2.25, 3.1], "hours")[1]
-    assert at.tolist() == pytest.approx([np.nan, (2 + 33) / 2, np.nan], abs=0.5, nan_ok=True)
 
 
 def test_killed_run_counts_up_to_its_last_whole_point(tmp_path, capsys):
@@ -236,9 +260,10 @@ def test_variants_keep_their_names_in_the_table_and_redrawn(tmp_path, monkeypatc
     names = ["naf batch_size=3 gamma=2 tau=1", "naf batch_size=6 gamma=4 tau=2", "td3"]
     for source in "runs", "plots/curves.csv":
         assert read(Path(source)).curve.tolist() == names
-    assert [row["script"] for row in rows(Path("plots/table.csv"))] == names
+    assert sorted(row["script"] for row in rows(Path("plots/table.csv"))) == names
     drawn = Path("plots/curves.svg").read_text()
-    assert all(f"<!-- {name}, 1 seed -->" in drawn for name in names)
+    labels = [name.replace("naf", "NAF").replace("td3", "TD3") for name in names]
+    assert all(f"<!-- {label} -->" in drawn for label in labels)
 
 
 def test_seed_that_is_there_twice_counts_once(tmp_path, capsys):
@@ -249,16 +274,25 @@ def test_seed_that_is_there_twice_counts_once(tmp_path, capsys):
         assert "ddpg HalfCheetah-v4 1 is there twice" in capsys.readouterr().err
 
 
-def test_noisy_tags_are_averaged_in_bins(tmp_path):
-    returns = {1: 2.0, 10: 4.0, 11: 8.0, 33: 1.0}
-    write(tmp_path / "run", returns, tag="charts/episodic_return")
-    run = read(tmp_path, tag="charts/episodic_return", bin_steps=10)
-    expected = [[10, 3, 2**0.5], [20, 8, np.nan], [33, 1, np.nan]]
-    assert run[["step", "mean", "std"]].to_numpy() == pytest.approx(np.array(expected), nan_ok=True)
-    assert run.hours.tolist() == pytest.approx([2, 3, 4], abs=0.01)
+def test_tag_without_a_std_is_read_as_it_is(tmp_path):
+    """Two environments that finish in one step make one point."""
+    run_dir = write(tmp_path / "run", {10: 1})
+    with SummaryWriter(str(run_dir)) as writer:
+        for step, value in [(1, 2.0), (7, 4.0), (7, 6.0), (9, float("nan"))]:
+            writer.add_scalar("charts/episodic_return", value, step)
+    run = read(tmp_path, tag="charts/episodic_return")
+    expected = np.array([[1, 2, np.nan], [7, 5, np.nan]])
+    assert run[["step", "mean", "std"]].to_numpy() == pytest.approx(expected, nan_ok=True)
 
 
-# ---- Table and figures ----
+def test_arguments_that_may_differ_are_arguments():
+    """None is gone from the scripts, but for what args.json has besides arguments."""
+    script = importlib.import_module("ddpg_continuous")
+    about = {"versions", "device", "git_commit", "script"}
+    assert plot.SAME - about <= {field.name for field in dataclasses.fields(script.Args)}
+
+
+# ---- Table ----
 @pytest.fixture
 def three(tmp_path):
     """Three runs of ddpg and of td3, two of ppo, one of which ends early; their values."""
@@ -273,78 +307,87 @@ def three(tmp_path):
     return tmp_path, values
 
 
-def test_table_is_what_runs_say(three):
+def test_table_is_what_runs_say(three, capsys):
     folder, values = three
-    plot.main(
-        plot.Args((folder / "runs",), folder / "out", table_steps=(100_000, 90_000, 100_000, 10**6))
-    )
-    table = {(row["script"], row["steps"]): row for row in rows(folder / "out" / "table.csv")}
-    steps = ["90,000", "100,000", "120,000 (last)"]
-    expected = {(script, step) for script in ("ddpg", "ppo", "td3") for step in steps[:2]}
-    expected |= {("ddpg", steps[2]), ("ppo", steps[2]), ("td3", "60,000 to 120,000 (last)")}
-    assert table.keys() == expected
-
-    def row(script, step):
-        return {k: float(table[script, step][k]) for k in ["seeds", *stats.NUMBERS]}
-
-    for script, seeds in ("ddpg", 3), ("td3", 2), ("ppo", 2):
-        curves = [values[script, seed] for seed in range(1, seeds + 1)]
-        for step, scores in {
-            "100,000": [curve[100_000] for curve in curves],
-            "90,000": [0.25 * curve[60_000] + 0.75 * curve[100_000] for curve in curves],
-        }.items():
-            cells = row(script, step)
-            assert cells["seeds"] == seeds
-            assert cells["mean"] == pytest.approx(np.mean(scores), rel=1e-6)
-            assert cells["std"] == pytest.approx(np.std(scores, ddof=1), abs=1e-3)
-            assert cells["iqm"] == pytest.approx(by_hand(scores), rel=1e-6)
-            ends = (min(scores), max(scores)) if seeds == 3 else (np.nan, np.nan)
-            assert (cells["low"], cells["high"]) == pytest.approx(ends, rel=1e-6, nan_ok=True)
-    for script, step in ("ddpg", steps[2]), ("td3", "60,000 to 120,000 (last)"):
-        results = [json.loads(p.read_text()) for p in (folder / "runs").glob(f"{script}*/result*")]
-        mean = np.mean([result["eval_mean"] for result in results])
-        assert row(script, step)["mean"] == pytest.approx(mean, rel=1e-6)
-        assert row(script, step)["seeds"] == 3
-
-    # the Markdown table has the same numbers, and what others publish for these steps
-    line = next(s for s in (folder / "out" / "table.md").read_text().splitlines() if "ppo" in s)
-    assert line.startswith("| HalfCheetah-v4 | 90,000 | ppo | 2 | ")
-    cells = row("ppo", "90,000")
-    assert f"| {cells['mean']:.0f} ± {cells['std']:.0f} | {cells['iqm']:.0f} |" in line
-    assert table["ddpg", "90,000"]["published"] == ""
-    known = "Spinning Up 4339 ± 1014 (v3, 10 seeds); Tianshou 5599 ± 676 (v3, 10 seeds)"
-    assert table["ddpg", "100,000"]["published"] == known
-    same = "Tianshou 4715 ± 387 (v3, 10 seeds, our default settings)"
-    assert same in table["td3", "100,000"]["published"]
+    steps = (101_000, 80_000, 101_000, 10**6)
+    plot.main(plot.Args((folder / "runs",), folder / "out", table_steps=steps))
+    table = {(row["script"], int(row["steps"])): row for row in rows(folder / "out" / "table.csv")}
+    # no evaluation is near 80,000; the last step that all of a script's runs reached is there
+    ends = {"ddpg": 120_000, "td3": 60_000, "ppo": 120_000}
+    assert table.keys() == {*ends.items()} | {(script, 101_000) for script in ends}
+    for (script, step), row in table.items():
+        near = 100_000 if step == 101_000 else step
+        curves = [curve for (name, _), curve in values.items() if name == script]
+        scores = [curve[near] for curve in curves if near in curve]
+        assert int(row["seeds"]) == len(scores)
+        expected = [np.mean(scores), np.std(scores, ddof=1), by_hand(scores)]
+        expected += [min(scores), max(scores)]
+        assert [float(row[x]) for x in stats.NUMBERS] == pytest.approx(expected, rel=1e-6)
+    printed = capsys.readouterr().out
+    line = next(s for s in printed.splitlines() if "120000" in s and "ppo" in s)
+    mean = f"{float(table['ppo', 120_000]['mean']):.1f}"
+    assert line.split()[:5] == ["HalfCheetah-v4", "120000", "ppo", "2", mean]
 
 
-def test_one_seed_has_no_deviation(tmp_path):
+def test_published_numbers_are_beside_ours_at_any_step(three):
+    """Between the steps of published.csv they are interpolated."""
+    folder, _ = three
+    who, published = "Tianshou (v3, 10 seeds, our default settings)", {}
+    for row in rows(ROOT / "results" / "published.csv"):
+        if (row["source"], row["algo"], row["env"]) == ("Tianshou", "td3", "HalfCheetah-v3"):
+            published[int(row["steps"])] = float(row["mean"]), float(row["std"])
+    quarter = 0.75 * np.array(published[100_000]) + 0.25 * np.array(published[200_000])
+    expected = [f"{a:.0f} ± {b:.0f}" for a, b in (published[100_000], quarter)]
+    table = stats.tabulate(read(folder / "runs"), [100_000, 125_000])
+    cells = table[table.script == "td3"].set_index("steps").published
+    for step, text in zip((100_000, 125_000), expected, strict=True):
+        assert f"{who} {text}" in cells[step]
+    assert stats.published("td3", "HalfCheetah-v4", [100_000, 10**7])[who] == [expected[0], ""]
+    assert stats.published("td3", "HalfCheetah-v4, episodes of 200 steps", [100_000]) == {}
+    losses = read(folder / "runs").assign(tag="losses/x")
+    assert set(stats.tabulate(losses, STEPS).published) == {""}
+
+
+def test_one_seed_has_no_deviation_and_no_interval(tmp_path):
     write(tmp_path / "run", {10: 1, 20: 200})
-    table = stats.tabulate(read(tmp_path), STEPS)
-    assert "| 1 | 200 | 200 |  |" in stats.markdown(table)
-    assert np.isnan(table["std"]).tolist() == [True]
-    steps = stats.tabulate(read(tmp_path), (5, 15, 25)).steps
-    assert steps.tolist() == ["15", "20 (last)"]
+    (row,) = stats.tabulate(read(tmp_path), STEPS).itertuples()
+    assert (row.steps, row.seeds, row.mean, row.iqm) == (20, 1, 200, 200)
+    assert np.isnan([row.std, row.low, row.high]).all()
 
 
-def test_published_numbers_are_not_for_other_episodes(tmp_path):
-    for limit, count in ("", 2), ("200", 0):
-        runs = runs_of({100_000: 1.0}, env_id="HalfCheetah-v4", limit=limit)
-        (row,) = stats.tabulate(runs, STEPS).itertuples()
-        assert row.steps == "100,000 (last)"
-        assert row.published.count("seeds") == count
-
-
-def test_figures_are_redrawn_from_their_data(three):
+def test_figures_are_redrawn_from_their_data(three, tmp_path):
     """The same bytes, from the runs and from the CSV file that they gave."""
     folder, _ = three
+    for seed in range(4, 6):
+        for name in "ddpg", "td3":
+            run_dir = folder / "runs" / f"{name}{seed}"
+            write(run_dir, {60_000: seed}, exp_name=f"{name}_continuous", seed=seed)
     plot.main(plot.Args((folder / "runs",), folder / "one"))
     plot.main(plot.Args((folder / "one" / "curves.csv",), folder / "two"))
     files = {path.name for path in (folder / "one").iterdir()}
     figures = {f"{name}.{kind}" for name in ("curves", "comparison") for kind in ("png", "svg")}
-    assert files == figures | {"curves.csv", "table.csv", "table.md"}
+    assert files == figures | {"curves.csv", "table.csv"}
     for name in files:
         assert (folder / "one" / name).read_bytes() == (folder / "two" / name).read_bytes(), name
+
+
+def test_two_tags_are_curves_of_one_figure(tmp_path, capsys):
+    """A critic's Q beside the discounted return; a run that has only one of them is passed over."""
+    tags = "losses/qf1_values", "eval/discounted_return"
+    for script in "td3", "ddpg":
+        run_dir = write(tmp_path / "runs" / script, {10: 1}, exp_name=f"{script}_continuous")
+        with SummaryWriter(str(run_dir)) as writer:
+            for tag in tags[: 2 if script == "td3" else 1]:
+                for step in 5, 10:
+                    writer.add_scalar(tag, step + len(tag), step)
+    plot.main(plot.Args((tmp_path / "runs",), tmp_path / "one", tag=tags))
+    assert f"ddpg is passed over: ValueError: no {tags[1]}" in capsys.readouterr().err
+    plot.main(plot.Args((tmp_path / "one" / "curves.csv",), tmp_path / "two", tag=tags))
+    for name in "curves.png", "curves.csv", "table.csv":
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    drawn = (tmp_path / "one" / "curves.svg").read_text()
+    for words in *(f"TD3 {tag}" for tag in tags), ", ".join(tags):
+        assert f"<!-- {words} -->" in drawn
 
 
 def test_csv_and_folders_do_not_mix(tmp_path, capsys):
@@ -358,7 +401,7 @@ def test_csv_and_folders_do_not_mix(tmp_path, capsys):
     assert "twice" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("row", ["1,0.1", "1", "nan,0,1,1", "inf,0,1,1", "1,0,nan,1", "1,x,1,1"])
+@pytest.mark.parametrize("row", ["1,0.1", "1", "nan,0,1,1", "inf,0,1,1", "1,x,1,1"])
 def test_broken_csv_is_one_line(tmp_path, row, capsys):
     path = tmp_path / "curves.csv"
     path.write_text(f"{HEADER}\nddpg,,Hopper-v4,,1,{row}\n")
@@ -378,147 +421,204 @@ def test_what_is_no_run_is_passed_over(tmp_path, capsys):
     assert re.fullmatch("[^\n]*b is passed over: [^\n]*\n", capsys.readouterr().err)
 
 
-def test_committed_curves_are_redrawn(tmp_path):
-    args = plot.Args((ROOT / "results" / "curves.csv",), tmp_path, log_x=True)
-    panels = plot.read(args).groupby("panel").curve.agg(set)
-    assert {"HalfCheetah-v4", "Hopper-v4", "Walker2d-v4"} <= {*panels.index}
-    assert {"ddpg", "td3", "ppo"} <= panels["HalfCheetah-v4"]
-    plot.main(args)
-    assert (tmp_path / "table.md").read_text() in (ROOT / "docs" / "results.md").read_text()
-    for name in "curves.csv", "table.csv", "table.md":
-        assert (tmp_path / name).read_bytes() == (ROOT / "results" / name).read_bytes(), name
-    drawn = (tmp_path / "curves.svg").read_text()
-    for words in *panels.index, "environment steps", "evaluation return", "ddpg, 3 seeds":
-        assert all(f"<!-- {line} -->" in drawn for line in words.split(", ep")[:1])
+# ---- Figures ----
+def names(figure):
+    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
 
 
-def test_curves_are_labelled_and_nothing_overlaps():
-    full, short = {s: s / 9 for s in range(10, 1000, 10)}, {s: s / 5 for s in range(10, 500, 10)}
-    panels = [f"Environment{i}-v4" for i in range(4)]
-    runs = [runs_of(full, full, short, env_id=panels[0])]
-    runs += [runs_of(full, full, script="td3", env_id=panels[0])]
-    ac = {"script": "ac_reparam", "variant": "estimator=pathwise"}
-    runs += [runs_of(full, env_id=panel, **ac) for panel in panels[1:]]
-    runs += [runs_of(short, env_id=panel, script="sac") for panel in panels[1:]]
-    data = pd.concat(runs)
-    look = look_of(data)
-    figure = plot.draw_curves(data, look, plot.Args(()), "evaluation return")
+def test_line_is_the_interquartile_mean_and_the_band_the_range_or_its_interval():
+    """With five seeds the mean is another number than the interquartile mean."""
+    scores = [0.0, 1.0, 2.0, 3.0, 100.0]
+    curves = [{10: score, 100: 2 * score} for score in scores]
+    runs = [runs_of(*curves), runs_of(*curves[:3], env_id="Walker2d-v4")]
+    figure = plot.draw_curves(pd.concat(runs), "evaluation return")
+    five, three = figure.axes
+    for line in five.lines:
+        assert line.get_xdata().tolist() == [10, 100]
+        assert line.get_ydata().tolist() == pytest.approx([2, 4])
+    (band,), (low, high) = bands_of(five), stats.interval(np.array(scores))
+    assert (band[10], band[100]) == (pytest.approx((low, high)), pytest.approx((2 * low, 2 * high)))
+    assert high < 100
+    assert three.lines[1].get_ydata().tolist() == pytest.approx([1, 2])
+    (band,) = bands_of(three)
+    assert (band[10], band[100]) == (pytest.approx((0, 2)), pytest.approx((0, 4)))
+
+
+def test_legend_says_what_the_bands_are():
+    def caption(*counts):
+        runs = [runs_of(*[{10: 1.0}] * n, env_id=f"A{i}") for i, n in enumerate(counts)]
+        return plot.caption(pd.concat(runs))
+
+    few, many = "from worst to best run", "95 % bootstrap interval"
+    assert [
+        (few in s, many in s) for s in (caption(1, 1), caption(1, 3), caption(4), caption(5))
+    ] == [*((False, False), (True, False), (True, False), (False, True))]
+    assert few in caption(2, 6)
+    assert many in caption(2, 6)
+    assert "of 2 to 6 run(s)" in caption(2, 6)
+    figure = plot.draw_curves(runs_of({1: 1.0, 2: 2.0}, {1: 2.0, 2: 3.0}), "")
+    words = figure.legends[0].get_title().get_text().split()
+    assert words == plot.caption(runs_of({1: 1.0}, {1: 2.0})).split()
+
+
+def test_line_is_thin_where_a_run_has_ended():
+    figure = plot.draw_curves(runs_of({10: 1, 20: 2, 30: 3}, {10: 1, 20: 2}, {10: 1, 20: 2}), "")
+    thin, thick = figure.axes[0].lines
+    assert thin.get_linewidth() < thick.get_linewidth() / 2
+    assert thin.get_ydata().tolist() == [1, 2, 3]
+    assert thick.get_ydata().tolist() == pytest.approx([1, 2, np.nan], nan_ok=True)
+
+
+def test_jagged_runs_are_smoothed_before_they_are_drawn():
+    saw = {step: step % 20 for step in range(10, 1001, 10)}  # 10, 0, 10, 0, ...
+    figure = plot.draw_curves(runs_of(saw, saw), "evaluation return")
+    assert all(np.ptp(line.get_ydata()) < 4 for line in figure.axes[0].lines)
+    assert not any(line.get_marker() == "o" for line in figure.axes[0].lines)
+
+
+def test_one_run_is_drawn_as_it_is():
+    """A marker at each evaluation, one panel, no word on statistics."""
+    saw = {step: step % 20 for step in range(10, 1001, 10)}
+    figure = plot.draw_curves(runs_of(saw, script="ppo"), "evaluation return")
+    (axes,) = figure.axes
+    *_, line = axes.lines
+    assert line.get_ydata().tolist() == [*saw.values()]
+    assert line.get_marker() == "o"
+    assert figure.legends == []
+    assert axes.get_title() == "PPO, Hopper-v4"
+    assert axes.get_tightbbox().width > 0.8 * figure.bbox.width
+    # two scripts, a run each, need a legend
+    both = pd.concat([runs_of(saw), runs_of(saw, script="td3")])
+    assert names(plot.draw_curves(both, "")) == ["DDPG", "TD3"]
+
+
+@pytest.mark.parametrize("panels", range(1, 6))
+def test_single_evaluation_is_drawn(panels):
+    """A marker, and the range as a bar."""
+    runs = [runs_of({10: 1}, {10: 2}, {10: 4}, env_id=f"A{i}") for i in range(panels)]
+    figure = plot.draw_curves(pd.concat(runs), "")
+    assert len(figure.axes) == panels
+    for axes in figure.axes:
+        *_, line = axes.lines
+        assert (line.get_marker(), line.get_ydata()) == ("o", pytest.approx([7 / 3]))
+        (band,) = axes.collections
+        assert band.get_datalim(axes.transData).intervaly == pytest.approx([1, 4])
+        assert band.get_linewidth() > 1
+
+
+def test_many_scripts_have_a_row_for_each_family():
+    """Three bodies, two rows, one legend; a script of one's own is in both rows."""
+    scripts = [*stats.ALGORITHMS.index, "mine"]
+    bodies = ["HalfCheetah-v4", "Hopper-v4", "Walker2d-v4"]
+    curves = [{step: i * step for step in range(10, 500, 10)} for i in range(3)]
+    runs = [runs_of(*curves, script=s, env_id=b) for s in scripts for b in bodies]
+    figure = plot.draw_curves(pd.concat(runs), "evaluation return")
     figure.draw_without_rendering()
-    boxes = [axes.get_tightbbox() for axes in figure.axes[:5]]
+    assert [axes.get_title() for axes in figure.axes] == 2 * bodies
+    families = [axes.get_ylabel().split("\n")[0] for axes in figure.axes]
+    assert families == ["off-policy", "", "", "on-policy", "", ""]
+    assert [len(axes.collections) for axes in figure.axes] == 3 * [8] + 3 * [5]
+    assert names(figure) == [*stats.ALGORITHMS.title, "mine"]
+    boxes = [axes.get_tightbbox() for axes in figure.axes]
+    boxes.append(figure.legends[0].get_window_extent())
     for one, other in itertools.combinations(boxes, 2):
         assert one.shrunk(0.99, 0.99).overlaps(other) == 0
-    first, second, *_ = figure.axes
-    titles = [axes.get_title() for axes in figure.axes]
-    assert titles == panels[:1] + [f"{p}\nshorter runs: sac" for p in panels[1:]] + ["", ""]
-    for axes in figure.axes[:4]:
-        assert (axes.get_xlabel(), axes.get_ylabel()) == ("environment steps", "evaluation return")
-    # the legend has a cell of its own
-    texts = [text.get_text() for text in figure.axes[4].get_legend().get_texts()]
-    assert texts == [
-        *("ac_reparam estimator=pathwise, 1 seed", "ddpg, 3 seeds", "sac, 1 seed", "td3, 2 seeds")
-    ]
-    # solid as far as all seeds go, dotted on; two seeds are thin lines without a band
-    lines = [line for line in first.lines if line.get_color() == look["ddpg"]["color"]]
-    ends = {line.get_linestyle(): np.isfinite(line.get_ydata()).sum() for line in lines}
-    assert ends == {"-": len(short), ":": len(full)}
-    assert [line.get_linewidth() for line in first.lines].count(0.8) == 2
-    bands = [len(band.get_paths()) for band in first.collections]
-    assert bands == [1, 0]
+    for axes in figure.axes:  # no empty half, and linear
+        assert axes.get_xscale() == "linear"
+        assert axes.get_xlim()[1] < 1.1 * 490
+    # few curves share a panel, whatever their family
+    few = pd.concat([runs_of(*curves, script=script) for script in ("ddpg", "ppo", "mine")])
+    assert len(plot.draw_curves(few, "").axes) == 1
 
 
-@pytest.mark.parametrize("x", ["step", "hours"])
-@pytest.mark.parametrize("panels", range(1, 8))
-def test_single_evaluation_is_drawn(panels, x):
-    """A marker, and the interval as a bar; the figure has a cell for the legend."""
-    runs = [runs_of({10: 1}, {10: 2}, {10: 4}, env_id=f"A{i}") for i in range(panels)]
-    data = pd.concat(runs)
-    figure = plot.draw_curves(data, look_of(data), plot.Args((), x=x), "")
-    *_, line = figure.axes[0].lines
-    assert (line.get_marker(), line.get_markevery()) == ("o", 1)
-    assert line.get_ydata() == pytest.approx([7 / 3])
-    (band,) = figure.axes[0].collections
-    assert band.get_datalim(figure.axes[0].transData).intervaly == pytest.approx([1, 4])
-    assert figure.axes[panels].get_legend()
+def test_script_keeps_its_line():
+    def style(look):
+        return look["color"], str(look["ls"])
 
-
-def test_overestimation_is_drawn_for_runs_that_have_both(tmp_path, capsys):
-    """Q is averaged as any loss is, the discounted return is taken as it is."""
-    both = {"losses/qf1_values": {1: 2, 10: 4, 20: 7}, "eval/discounted_return": {10: 1, 20: 2}}
-    for script, tags in ("td3", [*both]), ("ddpg", [*both][:1]):
-        run_dir = tmp_path / "runs" / script
-        write(run_dir, {10: 1, 20: 2}, exp_name=f"{script}_continuous")
-        with SummaryWriter(str(run_dir)) as writer:
-            for tag in tags:
-                for step, value in both[tag].items():
-                    writer.add_scalar(tag, value, step)
-    args = plot.Args((tmp_path / "runs",), tmp_path / "plots", bin_steps=10)
-    plot.main(args)
-    assert "curves, overestimation and table" in capsys.readouterr().out
-    data = plot.read(args)
-    assert {*data.curve} == {"ddpg", "td3"}
-    drawn = (tmp_path / "plots" / "overestimation.svg").read_text()
-    assert "<!-- td3 Q(s, a), 1 seed -->" in drawn
-    assert "<!-- ddpg" not in drawn
-    critics = data[(data.script == "td3") & (data.tag != EVAL)]
-    figure = plot.draw_overestimation(critics, look_of(data), args)
-    texts = [text.get_text() for text in figure.axes[1].get_legend().get_texts()]
-    assert texts == ["td3 Q(s, a), 1 seed", "td3 discounted return, 1 seed"]
-    lines = [line for line in figure.axes[0].lines if line.get_linestyle() == ":"]
-    assert [line.get_xydata().tolist() for line in lines] == [
-        [[10, 3], [20, 7]],
-        [[10, 1], [20, 2]],
-    ]
-    assert [line.get_markerfacecolor() for line in lines] == ["white", "#D55E00"]
-
-
-def test_a_script_keeps_its_colour():
     alone = plot.styles({"td3"})["td3"]
     both = plot.styles({"a new one", "ddpg", "td3", "td3 tau=0.1"})
-    assert alone["color"] == both["td3"]["color"] == "#D55E00"
-    assert len({(look["color"], look["marker"]) for look in both.values()}) == 4
+    assert style(alone) == style(both["td3"]) == ("#D55E00", "(0, [5.0, 1.5])")
+    assert [*both] == ["ddpg", "td3", "td3 tau=0.1", "a new one"]
+    for curves in both, plot.styles({*stats.ALGORITHMS.index, "mine", "yours"}):
+        assert len({style(look) for look in curves.values()}) == len(curves)
+
+
+def test_lines_of_a_family_differ_in_grey():
+    """In their dashes, or by a quarter of the way from black to white."""
+    for _, family in stats.ALGORITHMS.groupby("family"):
+        for one, other in itertools.combinations(family.itertuples(), 2):
+            grey = [np.dot(to_rgb(x.colour), [0.299, 0.587, 0.114]) for x in (one, other)]
+            assert one.line != other.line or abs(grey[0] - grey[1]) > 0.25, (one, other)
 
 
 def test_comparison_is_where_most_curves_have_their_seeds():
-    def three(env_id, script, *ends, **names):
+    def five(env_id, script, *ends, **names):
         return runs_of(*({5: 1.0, e: 2.0} for e in ends), script=script, env_id=env_id, **names)
 
-    a = three("A", "ddpg", 10, 10, 10), three("A", "td3", 10, 20, 30), three("A", "ppo", 10, 10)
-    b = three("B", "ddpg", 40, 50, 60), three("B", "td3", 40, 40, 40), three("B", "sac", 40, 40)
-    c = three("C", "ddpg", 9, 9, 9), three("C", "td3", 9, 9)
-    d = three("D", "ac", 9, 9, 9, variant="x=1"), three("D", "ddpg", 9, 9)
+    a = (
+        five("A", "td3", *5 * [10]),
+        five("A", "ddpg", 10, 10, 20, 20, 30),
+        five("A", "ppo", *[9] * 4),
+    )
+    b = five("B", "ddpg", 40, 50, 60, 60, 60), five("B", "td3", *[40] * 5), five("B", "sac", 40, 40)
+    c = five("C", "ddpg", *[9] * 5), five("C", "td3", *[9] * 3)
+    d = five("D", "ac", *[9] * 5, variant="x=1"), five("D", "ddpg", 9, 9)
     steps, scores = stats.comparable(pd.concat([*a, *b, *c, *d]))
     assert steps == {"A": 10, "B": 40}
     assert {label: [len(s) for s in env] for label, env in scores.items()} == {
-        "ddpg": [3, 3],
-        "td3": [3, 3],
+        "ddpg": [5, 5],
+        "td3": [5, 5],
     }
-    # interpolated to 2, 4 / 3 and 1.2; from worst to best
-    assert scores["ddpg"][0] == pytest.approx([1, 1, 1])
-    assert scores["td3"][0] == pytest.approx([1, (4 / 3 - 1.2) / 0.8, 0])
+    assert scores["td3"][0] == pytest.approx([2] * 5)
+    assert scores["ddpg"][0] == pytest.approx([2, 2, 4 / 3, 4 / 3, 1.2])  # interpolated
     assert len(stats.comparable(pd.concat(c))[1]) == 1
     assert stats.comparable(runs_of({1: 1.0}))[1] == {}
     # nothing is known of a run before its first evaluation; equal scores are equal
-    late = runs_of(*[{20: 1.0, 30: 2.0}] * 3, script="ppo", env_id="A")
+    late = runs_of(*[{20: 1.0, 30: 2.0}] * 5, script="ppo", env_id="A")
     assert stats.comparable(pd.concat([a[0], late]))[0] == {}
-    _, scores = stats.comparable(pd.concat(three("A", s, 5, 5, 5) for s in ("ddpg", "td3")))
+    _, scores = stats.comparable(pd.concat(five("A", s, *[5] * 5) for s in ("ddpg", "td3")))
     assert stats.improvement(*scores["ddpg"], *scores["td3"]) == 0.5
 
 
+@pytest.mark.parametrize("seeds", [2, 3, 4, 5])
+def test_no_verdict_from_fewer_than_five_runs(tmp_path, capsys, seeds):
+    """Not even where every run of the one is above every run of the other: a line says why."""
+    for script, base in ("ddpg", 0), ("mine", 100):
+        for seed in range(seeds):
+            name = f"{script}_continuous"
+            write(
+                tmp_path / "runs" / f"{script}{seed}", {10: base + seed}, exp_name=name, seed=seed
+            )
+    plot.main(plot.Args((tmp_path / "runs",), tmp_path / "out"))
+    out = capsys.readouterr().out
+    assert (tmp_path / "out" / "comparison.png").exists() == (seeds == 5)
+    assert ("no comparison: it takes 5 runs of two scripts. " in out) == (seeds < 5)
+    assert ("20 of 100 cases with three runs" in out) == (seeds < 5)
+
+
+def test_one_script_needs_no_comparison(tmp_path, capsys):
+    write(tmp_path / "runs" / "one", {10: 1})
+    plot.main(plot.Args((tmp_path / "runs",), tmp_path / "out"))
+    assert "comparison" not in capsys.readouterr().out
+
+
 def test_comparison_is_drawn():
-    steps, scores = {"A": 10}, {"ddpg": [np.array([0.0, 0.5, 1])], "td3": [np.full(3, 1.0)]}
-    figure = plot.draw_comparison(steps, scores, plot.styles(scores))
-    left, right = figure.axes
-    for line, shares in zip(left.lines, ([2 / 3, 2 / 3, 1 / 3, 0], [1, 1, 1, 0]), strict=True):
-        taus, above = line.get_data()
-        drawn = [above[np.isclose(taus, tau)][0] for tau in (0, 0.4, 0.6, 1)]
-        assert drawn == pytest.approx(shares)
-    assert [label.get_text() for label in right.get_yticklabels()] == ["ddpg > td3"]
-    many = dict.fromkeys(plot.SCRIPTS.split()[:8], scores["ddpg"])  # 28 pairs: a line for each
-    assert plot.draw_comparison(steps, many, plot.styles(many)).get_figheight() > 28 * 0.25
-    ends, middle = (line.get_xdata() for line in right.lines[:2])
-    assert middle == pytest.approx([1 / 6])
-    assert list(ends) == pytest.approx([0, 1 / 2])
-    assert figure.get_suptitle().startswith("A at 10 steps")
+    """Each script against the one that it comes from; one of one's own against the first."""
+    worse, better = np.zeros(5), np.array([-1.0, 1, 1, 1, 1])
+    scores = {"ddpg": [worse], "td3": [better], "sac": [better], "mine": [worse]}
+    figure = plot.draw_comparison({"A": 10}, scores)
+    (axes,) = figure.axes
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels == ["TD3 > DDPG", "SAC > DDPG", "mine > DDPG"]
+    ends, middle = (line.get_xdata() for line in axes.lines[:2])
+    assert middle == pytest.approx([0.8])
+    assert list(ends) == pytest.approx([0.4, 1])
+    words = " ".join(axes.get_xlabel().split())
+    assert "A at 10 steps" in words
+    assert "10 with five" in words
+    ladder = {script: [better] for script in ("ppo", "a2c", "reinforce", "a3c")}
+    labels = plot.draw_comparison({"A": 10}, ladder).axes[0].get_yticklabels()
+    assert [s.get_text() for s in labels] == ["A2C > PPO", "REINFORCE > A2C", "A3C > A2C"]
 
 
 # ---- Command ----
@@ -532,7 +632,7 @@ def test_comparison_is_drawn():
         (["binary.csv"], "cannot read binary.csv"),
         (["short.csv"], "cannot read short.csv"),
         (["good", "--out", "other.csv"], "cannot write other.csv"),
-        (["good", "--bin-steps", "0"], "--bin-steps must be at least 1"),
+        (["good", "--panels", "Hopper"], "--panels: there are HalfCheetah-v4"),
         (["good", "--tag", "losses/no"], "nothing to plot"),
     ],
 )
@@ -555,13 +655,21 @@ def test_command_draws_and_needs_no_torch(tmp_path):
     code = (
         "import sys, plot; plot.main(plot.tyro.cli(plot.Args)); assert 'torch' not in sys.modules"
     )
-    command = [sys.executable, "-c", code, "runs", "--x", "hours"]
+    command = [sys.executable, "-c", code, "runs"]
     environment = {"PYTHONPATH": f"{ROOT}:{':'.join(sys.path)}"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "1 run(s): curves and table in plots\n"), (
-        done.stderr
-    )
-    assert "<!-- hours of training -->" in (tmp_path / "plots" / "curves.svg").read_text()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("1 run(s): curves and table in plots\n")
+
+
+@pytest.mark.parametrize("tool", ["plot.py", "stats.py"])
+def test_help_says_what_the_tool_is_with_an_example(tool):
+    command = [sys.executable, str(ROOT / tool), "--help"]
+    environment = os.environ | {"COLUMNS": "80"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"^    .*plot", done.stdout, re.MULTILINE)
+    assert max(map(len, done.stdout.splitlines())) <= 80
 
 
 def test_header_pins_what_requirements_pin():
