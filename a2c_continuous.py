@@ -64,12 +64,12 @@ class Args:
     total_timesteps: int = 1_000_000  # environment steps of the run
     learning_rate: float = 1e-3  # learning rate of the RMSprop optimizer
     anneal_lr: bool = True  # let the learning rate fall linearly to 0 at `total_timesteps`
-    num_steps: int = 5  # steps of each environment in a rollout
+    num_steps: int = 32  # steps of each environment in a rollout
     gamma: float = 0.99  # discount factor γ
     gae_lambda: float = 0.95  # λ of GAE: 0 is one-step TD, 1 the empirical return
     ent_coef: float = 0.0  # weight of the policy's entropy in the objective
     vf_coef: float = 0.5  # weight of the critic's loss
-    max_grad_norm: float = 0.05  # largest norm of the gradient of all parameters
+    max_grad_norm: float = 0.5  # largest norm of the gradient of all parameters
     # the same in every script
     exp_name: str = Path(__file__).stem  # name of this experiment
     seed: int = 1  # seed of every random generator
@@ -203,8 +203,7 @@ def make_batch(nets, rollout, args, device):
 def critic_loss(nets, data, args):
     """Return ½ of the mean squared error of V over a batch, a scalar, and what to log of it."""
     values = nets.critic(data.observations)
-    errors = (values - data.returns) ** 2
-    value_loss = 0.5 * errors.mean()
+    value_loss = 0.5 * ((values - data.returns) ** 2).mean()
     return value_loss, {"value_loss": value_loss}
 
 

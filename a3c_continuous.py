@@ -19,14 +19,14 @@ Departures from the paper:
 1. A and R bootstrap with V of the true last observation where a time limit ends an episode.
 2. Observations and rewards are normalised; gradients are clipped; weights start orthogonal.
 3. Advantages are GAE's (in the paper λ = 1); RMSprop's ε, 1e-5, is outside the root.
-4. Every `checkpoint_interval` steps the running episodes are cut, as a time limit would.
+And in every script running episodes are cut each `checkpoint_interval` steps, as by a time limit.
 
     python a3c_continuous.py --env-id Hopper-v4
 """
 
 import multiprocessing
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,7 +74,7 @@ class Args:
     gae_lambda: float = 0.95  # λ of GAE: 0 is one-step TD, 1 the empirical return
     ent_coef: float = 0.0  # weight of the policy's entropy in the objective
     vf_coef: float = 0.5  # weight of the critic's loss
-    max_grad_norm: float = 0.05  # largest norm of the gradient of all parameters
+    max_grad_norm: float = 0.5  # largest norm of the gradient of all parameters
     # the same in every script
     exp_name: str = Path(__file__).stem  # name of this experiment
     seed: int = 1  # seed of every random generator
@@ -208,8 +208,7 @@ def make_batch(nets, rollout, args, device):
 def critic_loss(nets, data, args):
     """Return ½ of the mean squared error of V over a batch, a scalar, and what to log of it."""
     values = nets.critic(data.observations)
-    errors = (values - data.returns) ** 2
-    value_loss = 0.5 * errors.mean()
+    value_loss = 0.5 * ((values - data.returns) ** 2).mean()
     return value_loss, {"value_loss": value_loss}
 
 
@@ -233,23 +232,6 @@ def losses_backward(nets, data, args):
 
 
 # ---- Training ----
-def train(args: Args) -> dict:
-    """Train to `args.total_timesteps`; return what result.json has. `Run` lists the exit codes."""
-    with Run(args, at_least_1=("num_steps", "num_workers")) as run:
-        if run.device.type == "cuda":
-            fail("workers are processes that share the CPU's memory: no --cuda")
-        nets = Networks(run.obs_dim, run.act_dim, run.act_low, run.act_high, args).to(run.device)
-        copy = deepcopy(nets)
-        optimizer = optim.RMSprop(nets.parameters(), lr=args.learning_rate, eps=1e-5)
-        obs = run.begin(nets=copy, optimizer=optimizer)
-        nets.load_state_dict(copy.state_dict())
-        shared = Shared(nets, optimizer, torch.zeros(args.num_workers, dtype=torch.int64))
-        share_memory(shared)
-        shared.steps[0] = run.global_step
-        others = start_others(run, shared) if run.global_step < args.total_timesteps else []
-        return work(0, run, copy, obs, shared, others)
-
-
 class Shared(NamedTuple):
     """What all workers read and write without a lock."""
 
@@ -258,16 +240,16 @@ class Shared(NamedTuple):
     steps: torch.Tensor  # that each worker has taken
 
 
-def share_memory(shared):
+def share(nets, optimizer, num_workers):
     """Move weights, statistics, RMSprop's averages and steps into memory that processes share."""
-    shared.nets.share_memory()
-    shared.steps.share_memory_()
-    state = shared.optimizer.state
-    for param in shared.nets.parameters():
-        if param not in state:  # or each process would make averages of its own
-            state[param] = {"step": torch.zeros(()), "square_avg": torch.zeros_like(param)}
-        for average in state[param].values():
+    nets.share_memory()
+    for param in nets.parameters():
+        if param not in optimizer.state:  # or each process would make averages of its own
+            averages = {"step": torch.zeros(()), "square_avg": torch.zeros_like(param)}
+            optimizer.state[param] = averages
+        for average in optimizer.state[param].values():
             average.share_memory_()
+    return Shared(nets, optimizer, torch.zeros(num_workers, dtype=torch.int64).share_memory_())
 
 
 def start_others(run, shared):
@@ -276,7 +258,10 @@ def start_others(run, shared):
     signals = signal.SIGINT, signal.SIGTERM
     handlers = [signal.signal(signum, signal.SIG_IGN) for signum in signals]  # to be inherited
     for number in range(1, run.args.num_workers):
-        process = context.Process(target=other_worker, args=(number, run.args, shared))
+        sequence = np.random.SeedSequence([run.args.seed, 0, 0, number])
+        seed = int(sequence.generate_state(1)[0] // 2)  # which no other generator has
+        args = replace(run.args, seed=seed)
+        process = context.Process(target=train, args=(args, number, shared))
         process.start()
         run.callback(process.join)
         run.callback(process.kill)
@@ -286,32 +271,29 @@ def start_others(run, shared):
     return processes
 
 
-def other_worker(number, args, shared):
-    """Work in a process of its own; log, evaluations and files are the first worker's."""
-    sequence = np.random.SeedSequence([args.seed, 0, 0, number])
-    args.seed = int(sequence.generate_state(1)[0] // 2)  # which no other generator has
-    run = Run(args)
-    run.global_step = run.iteration_step = int(shared.steps.sum())
-
-    def end_iteration(obs, metrics):
-        if not multiprocessing.parent_process().is_alive():
-            raise SystemExit
-        run.iteration_step = run.global_step
-        return obs
-
-    run.step, run.end_iteration = run.envs.step, end_iteration
-    run.at_boundary, run.finish = lambda: False, lambda: None
-    work(number, run, deepcopy(shared.nets), run.begin_segment(), shared, [])
-
-
-def work(number, run, nets, obs, shared, others):
-    """Act with `nets`, a copy of the shared networks, and update those with its gradient."""
-    with run:
-        args, optimizer = run.args, shared.optimizer
+def train(args: Args, number: int = 0, shared: Shared | None = None) -> dict:
+    """Train to `args.total_timesteps`; return what result.json has. `Run` lists the exit codes."""
+    with Run(args, at_least_1=("num_steps", "num_workers")) as run:
+        if run.device.type == "cuda":
+            fail("workers are processes that share the CPU's memory: no --cuda")
         batch_size = args.num_envs * args.num_steps
+        nets = Networks(run.obs_dim, run.act_dim, run.act_low, run.act_high, args).to(run.device)
         rollout = Rollout(args.num_steps, args.num_envs, run.obs_dim, run.act_dim)
         backward_losses = run.compile(losses_backward)
         discounted = np.zeros(args.num_envs)
+        if number == 0:  # it logs, evaluates and saves, and starts the others
+            shared_nets = deepcopy(nets)
+            optimizer = optim.RMSprop(shared_nets.parameters(), lr=args.learning_rate, eps=1e-5)
+            obs = run.begin(nets=nets, optimizer=optimizer)
+            shared_nets.load_state_dict(nets.state_dict())
+            shared = share(shared_nets, optimizer, args.num_workers)
+            shared.steps[0] = run.global_step
+            others = start_others(run, shared) if obs is not None else []
+            step = run.step
+        else:
+            optimizer, step = shared.optimizer, run.envs.step
+            run.global_step = run.iteration_step = int(shared.steps.sum())
+            obs = run.begin_segment()
 
         while run.global_step < args.total_timesteps:
             nets.load_state_dict(shared.nets.state_dict())
@@ -322,7 +304,7 @@ def work(number, run, nets, obs, shared, others):
                     actions = nets.actor.distribution(x).sample()
                 bounded = actions * nets.actor.action_scale + nets.actor.action_bias
                 bounded = bounded.cpu().numpy().clip(run.act_low, run.act_high)
-                next_obs, rewards, terminations, truncations, infos = run.step(bounded)
+                next_obs, rewards, terminations, truncations, infos = step(bounded)
                 dones = terminations | truncations
                 discounted = args.gamma * discounted + rewards
                 rollout.observations[t], rollout.next_observations[t] = obs, next_obs
@@ -345,8 +327,10 @@ def work(number, run, nets, obs, shared, others):
             metrics = backward_losses(nets, batch, args)
             nn.utils.clip_grad_norm_(nets.parameters(), args.max_grad_norm)
             # at each update, since `backward` makes new tensors
-            for param, copy in zip(shared.nets.parameters(), nets.parameters(), strict=True):
-                param.grad = copy.grad
+            for shared_param, param in zip(
+                shared.nets.parameters(), nets.parameters(), strict=True
+            ):
+                shared_param.grad = param.grad
             optimizer.step()
             shared.nets.actor.obs_normalizer.update(rollout.observations.reshape(batch_size, -1))
 
@@ -356,12 +340,17 @@ def work(number, run, nets, obs, shared, others):
             shared.steps[number] += batch_size
             run.global_step = int(shared.steps.sum())
             nets.load_state_dict(shared.nets.state_dict())  # what is evaluated and saved
+            if number > 0:
+                if not multiprocessing.parent_process().is_alive():
+                    return None
+                run.iteration_step = run.global_step
+                continue
             if any(process.exitcode for process in others):
                 fail("a worker died: --resume goes on from the last checkpoint", code=1)
             if run.at_boundary():
                 discounted = np.zeros(args.num_envs)
             obs = run.end_iteration(obs, metrics)
-        return run.finish()
+        return run.finish() if number == 0 else None
 
 
 # ---- Run ----

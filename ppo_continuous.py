@@ -12,8 +12,8 @@ Actor: maximise E[min(ρA, clip(ρ, 1-ε, 1+ε)A)], ρ = π(a|s)/π_old(a|s), wi
 Departures from the paper:
 1. A and R bootstrap with V of the true last observation where a time limit ends an episode.
 2. Observations and rewards are normalised; gradients are clipped; weights start orthogonal.
-3. Advantages are normalised; the change of V is clipped; Adam's rate falls to 0, its ε is 1e-5.
-4. Every `checkpoint_interval` steps the running episodes are cut, as a time limit would.
+3. Advantages are normalised; the learning rate falls to 0; Adam's ε is 1e-5.
+And in every script running episodes are cut each `checkpoint_interval` steps, as by a time limit.
 
     python ppo_continuous.py --env-id Hopper-v4
 """
@@ -68,7 +68,6 @@ class Args:
     update_epochs: int = 10  # passes over a rollout
     norm_adv: bool = True  # normalise the advantages of each minibatch
     clip_coef: float = 0.2  # ε of the clipped surrogate objective
-    clip_vloss: bool = True  # clip the change of the value, too
     ent_coef: float = 0.0  # weight of the policy's entropy in the objective
     vf_coef: float = 0.5  # weight of the critic's loss
     max_grad_norm: float = 0.5  # largest norm of the gradient of all parameters
@@ -174,7 +173,6 @@ class Batch(NamedTuple):
     observations: torch.Tensor
     actions: torch.Tensor
     log_probs: torch.Tensor
-    values: torch.Tensor
     advantages: torch.Tensor
     returns: torch.Tensor
 
@@ -202,18 +200,14 @@ def make_batch(nets, rollout, args, device):
     actions = torch.as_tensor(rollout.actions, device=device)
     log_probs = nets.actor.distribution(x[0]).log_prob(actions).sum(-1)
     advantages = estimate_advantages(rollout, rewards, values, next_values, args)
-    parts = [x[0], actions, log_probs, values, advantages, advantages + values]
+    parts = [x[0], actions, log_probs, advantages, advantages + values]
     return Batch(*[torch.as_tensor(part).to(device, torch.float32).flatten(0, 1) for part in parts])
 
 
 def critic_loss(nets, data, args):
     """Return ½ of the mean squared error of V over a batch, a scalar, and what to log of it."""
     values = nets.critic(data.observations)
-    errors = (values - data.returns) ** 2
-    if args.clip_vloss:
-        change = (values - data.values).clamp(-args.clip_coef, args.clip_coef)
-        errors = torch.max(errors, (data.values + change - data.returns) ** 2)
-    value_loss = 0.5 * errors.mean()
+    value_loss = 0.5 * ((values - data.returns) ** 2).mean()
     return value_loss, {"value_loss": value_loss}
 
 

@@ -178,21 +178,22 @@ class Batch(NamedTuple):
     returns: torch.Tensor
 
 
-def estimate_advantages(rollout, rewards, values, next_values, args):
-    """Return A, (num_steps, num_envs), from r, V(s) and V(s') of each step."""
-    # δ_t = r_t + γ(1-d) V(s_{t+1}) - V(s_t), d = 1 at a termination, 0 at a time limit
-    deltas = rewards + args.gamma * (1 - rollout.terminations) * next_values - values
-    # A_t = δ_t + γ A_{t+1} = R_t - V(s_t), within an episode: the values between cancel
+def estimate_returns(rollout, rewards, next_values, args):
+    """Return R, (num_steps, num_envs), from r and V(s') of each step."""
+    # where a time limit ends an episode, V(s') stands for the rewards that would follow
+    cut = rollout.dones & ~rollout.terminations
+    rewards = rewards + args.gamma * cut * next_values
+    # R_t = r_t + γ R_{t+1}, within an episode   [Williams 1992]
     decay = args.gamma * (1 - rollout.dones)
-    advantages, following = np.zeros_like(deltas), 0.0
-    for t in reversed(range(len(deltas))):
-        advantages[t] = following = deltas[t] + decay[t] * following
-    return advantages
+    returns, following = np.zeros_like(rewards), next_values[-1]
+    for t in reversed(range(len(rewards))):
+        returns[t] = following = rewards[t] + decay[t] * following
+    return returns
 
 
 @torch.no_grad()
 def make_batch(nets, rollout, args, device):
-    """Return a rollout as one batch: normalised, with values, advantages and returns."""
+    """Return a rollout as one batch: normalised, with advantages and returns."""
     reward_scale = (nets.return_normalizer.var.item() + 1e-8) ** 0.5
     rewards = (rollout.rewards / reward_scale).clip(-10, 10)
     both = torch.as_tensor(np.stack([rollout.observations, rollout.next_observations]))
@@ -201,20 +202,18 @@ def make_batch(nets, rollout, args, device):
     if args.baseline != "value":
         values, next_values = np.zeros((2, *values.shape))
     actions = torch.as_tensor(rollout.actions, device=device)
-    advantages = estimate_advantages(rollout, rewards, values, next_values, args)
+    returns = estimate_returns(rollout, rewards, next_values, args)
     used = rollout.first_episodes()
     if args.baseline == "mean":
-        values = np.full_like(values, advantages[used].mean())  # b
-        advantages = advantages - values
-    parts = [x[0], actions, advantages, advantages + values]
+        values = returns[used].mean()
+    parts = [x[0], actions, returns - values, returns]
     return Batch(*[torch.as_tensor(part).to(device, torch.float32)[used] for part in parts])
 
 
 def critic_loss(nets, data, args):
     """Return ½ of the mean squared error of V over a batch, a scalar, and what to log of it."""
     values = nets.critic(data.observations)
-    errors = (values - data.returns) ** 2
-    value_loss = 0.5 * errors.mean()
+    value_loss = 0.5 * ((values - data.returns) ** 2).mean()
     return value_loss, {"value_loss": value_loss}
 
 
@@ -288,7 +287,7 @@ def train(args: Args) -> dict:
             metrics["explained_variance"] = 1 - residual
             metrics["charts/learning_rate"] = torch.tensor(optimizer.param_groups[0]["lr"])
             discounted = np.zeros(args.num_envs)
-            obs = run.envs.reset()[0]  # the next episodes are those of the next policy
+            obs = run.reset()  # the next episodes are those of the next policy
             obs = run.end_iteration(obs, metrics)
         return run.finish()
 

@@ -13,11 +13,11 @@ PAIRS = [
     ("ddpg", "td3", 45),
     ("ddpg", "svg0", 55),
     ("svg0", "ac_reparam", 70),
-    ("svg0", "sac", 80),
+    ("svg0", "sac", 88),
     ("ddpg", "d4pg", 110),
     ("ddpg", "naf", 100),
     ("ppo", "a2c", 67),
-    ("a2c", "reinforce", 60),
+    ("a2c", "reinforce", 84),
     ("a2c", "a3c", 110),
 ]
 
