@@ -41,7 +41,7 @@ RUN = ["script", "variant", "env_id", "max_episode_steps", "seed"]  # columns th
 POINT = ["step", "hours", "mean", "std"]  # and those of a point
 LOOK = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True}
 LOOK |= {"grid.alpha": 0.3, "legend.frameon": False, "lines.linewidth": 1.6, "savefig.dpi": 200}
-LOOK |= {"savefig.bbox": "tight", "svg.hashsalt": "plot"}  # a long legend is not cut
+LOOK |= {"legend.title_fontsize": 8, "savefig.bbox": "tight", "svg.hashsalt": "plot"}
 
 
 # ---- Config ----
@@ -177,9 +177,10 @@ def caption(data: pd.DataFrame) -> str:
         bands.append("from worst to best run (of 3: holds the median of all runs in 3 of 4 cases)")
     if (seeds >= MIN_SEEDS).any():
         bands.append("95 % bootstrap interval of 5 or more (of 5: right in 9 of 10 cases)")
-    runs = f"{' to '.join(map(str, sorted({seeds.min(), seeds.max()})))} run(s), averaged over 5 % "
-    line = "of the axis, thin where some end earlier; band: " if bands else "of the axis"
-    return f"line: interquartile mean of {runs}{line}{', or '.join(bands)}"
+    text = "each run averaged over 5 % of the axis"
+    number = " to ".join(map(str, sorted({seeds.min(), seeds.max()})))
+    line = f"line: interquartile mean of {number} runs, thin where some end earlier; band: "
+    return f"{line}{', or '.join(bands)}; {text}" if bands else text
 
 
 def draw_curve(ax, curve: pd.DataFrame, look: dict, width: float) -> None:
@@ -188,8 +189,9 @@ def draw_curve(ax, curve: pd.DataFrame, look: dict, width: float) -> None:
     one = len(lines) == 1  # a point and a bar
     dots = {"marker": "o", "ms": 3} if one or width == 0 else {}
     ax.fill_between(lines.index, lines.low, lines.high, color=look["color"], alpha=0.15, lw=4 * one)
-    ax.plot(lines.iqm, lw=0.6, **look)
-    ax.plot(lines.iqm.where(lines.seeds == curve.seed.nunique()), **look, **dots)
+    whole = lines.seeds == curve.seed.nunique()
+    ax.plot(lines.iqm.mask(whole & whole.shift(-1, fill_value=True)), lw=0.6, **look)
+    ax.plot(lines.iqm.where(whole), **look, **dots)
 
 
 def draw_curves(data: pd.DataFrame, ylabel: str) -> Figure:
@@ -219,9 +221,8 @@ def draw_curves(data: pd.DataFrame, ylabel: str) -> Figure:
         ax.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
     if not alone:
         lines = [Line2D([], [], label=stats.title(curve), **own) for curve, own in look.items()]
-        note = fill(caption(data), int(16 * width))
-        how = {"title": note, "title_fontsize": 8, "alignment": "left"}
-        figure.legend(handles=lines, ncols=2 * columns, loc="outside lower center", **how)
+        place = {"loc": "outside lower center", "alignment": "left", "ncols": 2 * columns}
+        figure.legend(handles=lines, title=fill(caption(data), int(16 * width)), **place)
     return figure
 
 

@@ -1,25 +1,18 @@
-"""Write the diffs of sibling scripts into the pages that show them: python docs/diffs.py.
+"""Write the diffs of sibling scripts into docs/ladder.md: python docs/diffs.py.
 
-A child's page shows the whole diff, docs/ladder.md what each rung changes below the arguments.
+It shows what each rung changes below the arguments.
 """
 
+import csv
 import difflib
 import re
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+with open(ROOT / "docs" / "algorithms.csv", encoding="utf-8") as file:
+    ROWS = [row for row in csv.DictReader(file) if row["parent"]]
 # parent, child, most lines that may differ (added + removed)
-PAIRS = [
-    ("ddpg", "td3", 45),
-    ("ddpg", "svg0", 55),
-    ("svg0", "ac_reparam", 70),
-    ("svg0", "sac", 88),
-    ("ddpg", "d4pg", 110),
-    ("ddpg", "naf", 100),
-    ("ppo", "a2c", 67),
-    ("a2c", "reinforce", 84),
-    ("a2c", "a3c", 110),
-]
+PAIRS = [(row["parent"], row["script"], int(row["ceiling"])) for row in ROWS]
 
 
 def source(name: str) -> str:
@@ -60,28 +53,16 @@ def rung(parent: str, child: str) -> list[str]:
     return lines
 
 
-def block(lines: list[str]) -> str:
-    return "\n".join(["```diff", *lines, "```"])
+def ladder(text: str) -> str:
+    """Return the page with the present diffs between ```diff and ```."""
 
+    def renewed(found):
+        return "\n".join([found[1] + "```diff", *rung(found[2], found[3]), "```"])
 
-def pages() -> dict[Path, str]:
-    """Return each page that shows a diff, with the present ones between ```diff and ```."""
-    docs, anything = ROOT / "docs", r"```diff\n.*?^```"
-    renewed = {}
-    for parent, child, _ in PAIRS:
-        page, new = docs / f"{child}.md", block(diff(parent, child))
-        flags = re.DOTALL | re.MULTILINE
-        renewed[page] = re.sub(anything, lambda _, new=new: new, page.read_text(), flags=flags)
-    ladder = docs / "ladder.md"
-    renewed[ladder] = re.sub(
-        rf"(<!-- (\w+) to (\w+) -->\n){anything}",
-        lambda found: found[1] + block(rung(found[2], found[3])),
-        ladder.read_text(),
-        flags=re.DOTALL | re.MULTILINE,
-    )
-    return renewed
+    pattern = r"(<!-- (\w+) to (\w+) -->\n)```diff\n.*?^```"
+    return re.sub(pattern, renewed, text, flags=re.DOTALL | re.MULTILINE)
 
 
 if __name__ == "__main__":
-    for page, text in pages().items():
-        page.write_text(text)
+    page = ROOT / "docs" / "ladder.md"
+    page.write_text(ladder(page.read_text()))

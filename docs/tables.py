@@ -1,0 +1,89 @@
+"""Write the tables of results/curves.csv into the pages that show them: python docs/tables.py.
+
+README.md: the last evaluations of each script. docs/results.md: those at three steps, with others'.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+import plot  # noqa: E402
+import stats  # noqa: E402
+
+BODIES = ["HalfCheetah-v4", "Hopper-v4", "Walker2d-v4"]
+STEPS = [100_000, 300_000, 1_000_000]
+
+
+def short(step: int) -> str:
+    step = float(f"{step:.3g}")
+    return f"{step / 1e6:g}M" if step >= 1e6 else f"{step / 1e3:g}k"
+
+
+def span(numbers) -> str:
+    return " to ".join(str(n) for n in sorted({min(numbers), max(numbers)}))
+
+
+def cell(row) -> str:
+    """Return mean ± std of a row of the table; one run has no std, and no row at all is empty."""
+    form = ".0f" if abs(row["mean"]) >= 100 else ".1f"
+    texts = [f"{x:{form}}" for x in (row["mean"], row["std"]) if x == x]
+    return " ± ".join(texts)
+
+
+def markdown(head: list[str], left: int, rows: list[list[str]]) -> str:
+    """Return a table; so many columns are aligned to the left, the others to the right."""
+    lines = [head, ["---"] * left + ["--:"] * (len(head) - left), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def by_script(data) -> str:
+    """Return a row a script, at the last step that all of its runs in BODIES have reached."""
+    data, rows = data[data.panel.isin(BODIES)], []
+    for script, known in stats.ALGORITHMS.iterrows():
+        names = [
+            f"`{script}_continuous.py`",
+            f"[{known.title}](docs/{script}.md), {known.reference}",
+        ]
+        for curve in stats.ordered(data.curve[data.script == script]):
+            runs = data[data.curve == curve]
+            end = runs.groupby(["panel", "seed"]).step.max().min()
+            table = stats.tabulate(runs, [end])
+            table = table[table.steps == end].set_index("environment")
+            cells = [cell(row) for _, row in table.reindex(BODIES).iterrows()]
+            rows.append([*names, *cells, short(end), span(table.seeds)])
+    return markdown(["script", "algorithm", *BODIES, "steps", "runs"], 2, rows)
+
+
+def by_step(data) -> str:
+    """Return a table an environment: a column a step, below each script what others publish."""
+    text = ""
+    for environment, table in stats.tabulate(data, STEPS).groupby("environment"):
+        steps, rows = sorted(set(table.steps)), []
+        for curve, own in table.groupby("script", observed=True):
+            own = own.set_index("steps")
+            cells = [cell(row) for _, row in own.reindex(steps).iterrows()]
+            runs = "one run" if own.seeds.max() == 1 else f"{span(own.seeds)} runs"
+            rows.append([f"**{stats.title(curve)}**, {runs}", *cells])
+            others = stats.published(curve, environment, steps)
+            rows += [[source, *cells] for source, cells in others.items()]
+        text += markdown([environment, *map(short, steps)], 1, rows) + "\n"
+    return text.removesuffix("\n")
+
+
+def pages() -> dict[Path, str]:
+    """Return each page with its table renewed, between <!-- table --> and <!-- /table -->."""
+    data = plot.read(plot.Args((ROOT / "results" / "curves.csv",)))
+    tables = {ROOT / "README.md": by_script(data), ROOT / "docs" / "results.md": by_step(data)}
+    renewed = {}
+    for page, table in tables.items():
+        marked, text = r"(?<=<!-- table -->\n).*?(?=<!-- /table -->)", page.read_text()
+        renewed[page] = re.sub(marked, table, text, flags=re.DOTALL)
+    return renewed
+
+
+if __name__ == "__main__":
+    for page, text in pages().items():
+        page.write_text(text)
