@@ -26,7 +26,7 @@ EVERYWHERE = {
     "Args of every run": r"^    # the same in every script$.*?(?=^# ---- Networks ----$)",
     "imports of the Run section": r"^# isort: split$.*?(?=^# ---- Config ----$)",
     "head of train": r'^    """Train to `args.total_timesteps`.*?(?=at_least_1)',
-    "end of train": r"^            obs = run.end_iteration.*?return run.finish\(\)",
+    "end of an iteration": r"^            obs = run.end_iteration[^\n]*$",
 }
 # the same in all that replay
 REPLAY = {
