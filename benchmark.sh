@@ -58,7 +58,7 @@ commands=$(set -f && IFS=, && for ((seed = start_seed; seed < start_seed + seeds
       [[ ,$known, = *,"$script",* ]] || die "no script '$script', only $known"
       name=$(printf %s "${suite}__${script}__${env}__$seed" | LC_ALL=C tr -c 'A-Za-z0-9._-' -)
       printf '%q ' "$python" "$here/${script}_continuous.py" "$@" --env-id "$env" --seed "$seed"
-      printf '%s\n' "--resume --run-name $name" # the last word: both names and train read it
+      printf '%s\n' "--resume --run-name $name" # the last word, for `names` and `train`
     done
   done
 done) || exit

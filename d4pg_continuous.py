@@ -71,8 +71,8 @@ class Args:
     policy_noise: float = 0.0  # σ of target policy smoothing, relative to half the action range
     noise_clip: float = 0.5  # bound c of that noise, relative to half the action range
     n_steps: int = 3  # rewards in a target, or fewer where the episode ends
-    v_min: float = -50.0  # lowest return that the critic can represent
-    v_max: float = 500.0  # highest return that the critic can represent
+    v_min: float = -200.0  # lowest return that the critic can represent
+    v_max: float = 1800.0  # highest return that the critic can represent
     # the same in every script
     exp_name: str = Path(__file__).stem  # name of this experiment
     seed: int = 1  # seed of every random generator

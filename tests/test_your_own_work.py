@@ -45,9 +45,10 @@ def test_own_environment_trains_and_is_filmed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "my_envs.py").write_text(block("class Reach"))
-    settings = {"env_id": "my_envs:Reach-v0", "run_name": "reach", "capture_video": True}
+    settings = {"env_id": "my_envs:Reach-v0", "run_name": "reach"}
     ddpg.train(ddpg.Args(**SHORT | OWN["ddpg_continuous"] | settings))
-    assert (tmp_path / "runs/reach/videos/step-120-episode-0.mp4").stat().st_size > 0
+    evaluate.main(evaluate.Args((tmp_path / "runs/reach",), video=tmp_path / "reach.mp4"))
+    assert (tmp_path / "reach.mp4").stat().st_size > 0
 
 
 def test_changed_copy_is_evaluated(tmp_path, monkeypatch):
