@@ -526,8 +526,9 @@ class Run(ExitStack):
         """Open TensorBoard's writer and the progress bar where the run stands."""
         args, step = self.args, self.global_step
         say(f"{self.name}: steps {step:,} to {args.total_timesteps:,} on {self.device}")
-        self.callback(setattr, threading, "excepthook", threading.excepthook)
-        threading.excepthook = lambda _: None  # the writer's thread; `log` raises its errors again
+        hook = threading.excepthook  # `log` raises the errors of the writer's thread again
+        threading.excepthook = lambda failed: failed.exc_type is OSError or hook(failed)
+        self.callback(setattr, threading, "excepthook", hook)
         self.writer = SummaryWriter(str(self.dir), purge_step=step + 1)
         self.callback(self.writer.close)
         table = "".join(f"\n|{name}|{value}|" for name, value in vars(args).items())

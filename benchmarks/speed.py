@@ -85,7 +85,7 @@ def run_library(name, script, env_id):
     if stem == "ppo":
         batch_size = args.num_envs * args.num_steps // args.num_minibatches
         same |= dict(n_epochs=args.update_epochs, batch_size=batch_size)
-        same |= dict(clip_range=args.clip_coef, clip_range_vf=args.clip_coef)
+        same |= dict(clip_range=args.clip_coef)
     if stem in ("ddpg", "td3"):
         same["action_noise"] = NormalActionNoise(np.zeros(shape), np.full(shape, 0.1))
     algorithm = getattr(importlib.import_module(name), stem.upper())
@@ -115,11 +115,12 @@ def run_cleanrl(folder, script, env_id):
 
 
 # ---- Measurement ----
-def contend(folder, barrier, seconds, env_id, first, block, function, arguments):
+def contend(folder, core, barrier, seconds, env_id, first, block, function, arguments):
     """Train, and read the process's clock at environment step `first` and every `block` from there.
 
     There each waits for the slowest, so that all begin a block together, and stops at the last.
     """
+    os.sched_setaffinity(0, {core})
     folder.mkdir()
     os.chdir(folder)
     log = os.open("log", os.O_CREAT | os.O_WRONLY)
@@ -153,15 +154,13 @@ def compare(contestants, env_id, first, block, repeats):
     A contestant is a function that trains until it is stopped, with its arguments, by name.
     """
     context, processes, clocks = multiprocessing.get_context("spawn"), [], []
-    barrier, allowed = context.Barrier(len(contestants)), os.sched_getaffinity(0)
+    barrier, core = context.Barrier(len(contestants)), max(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
-        os.sched_setaffinity(0, {max(allowed)})  # which the processes inherit
         for name, (function, *arguments) in contestants.items():
             clocks.append(context.Array("d", repeats + 1, lock=False))
-            rest = barrier, clocks[-1], env_id, first, block, function, arguments
+            rest = core, barrier, clocks[-1], env_id, first, block, function, arguments
             processes.append(context.Process(target=contend, args=(Path(folder, name), *rest)))
             processes[-1].start()
-        os.sched_setaffinity(0, allowed)
         for process in processes:
             process.join()
         for name, process in zip(contestants, processes, strict=True):

@@ -157,11 +157,17 @@ def find_hunks(old: Script, new: Script, diffs) -> list[Hunk]:
     a, b = old.lines[start_old : old.end], new.lines[start_new : new.end]
     changes = []
     for i, j, k, m in diffs.hunks(a, b):
-        # what is inserted is cut where a function or class starts
-        cuts = [n for n in range(k + 1, m) if re.match(r"class|def", b[n])] if i == j else []
+        # what is new is cut where a function or class starts; the last part replaces what is gone
+        cuts = [n for n in range(k + 1, m) if re.match(r"class|def", b[n])]
         for left, right in itertools.pairwise([k, *cuts, m]):
-            gone = range(i + start_old, j + start_old)
-            changes.append((gone, range(left + start_new, right + start_new)))
+            gone = range(i + start_old, j + start_old) if right == m else range(0)
+            come = range(left + start_new, right + start_new)
+            if gone and come:
+                names = [re.match(r"(?:class|def) (\w+)|", line)[1] for line in (a[i], b[left])]
+                if None not in names and names[0] != names[1]:  # one function for another
+                    changes.append((gone, come[:0]))
+                    gone = range(0)
+            changes.append((gone, come))
     found = []
     for gone, come in changes:
         name = head(old, gone.start) if gone else ""

@@ -34,8 +34,7 @@ SHAPES = {
     **dict.fromkeys(["data.observations", "data.next_observations"], "(batch, obs_dim)"),
     "data.actions": "(batch, act_dim)",
     **dict.fromkeys(["data.rewards", "data.dones"], "(batch, 1)"),
-    **dict.fromkeys(["data.log_probs", "data.values"], "(batch,)"),
-    **dict.fromkeys(["data.advantages", "data.returns"], "(batch,)"),
+    **dict.fromkeys(["data.log_probs", "data.advantages", "data.returns"], "(batch,)"),
     **dict.fromkeys(["rollout.terminations", "rollout.dones"], "(num_steps, num_envs)"),
 }
 

@@ -31,7 +31,7 @@ def test_notebook_runs_and_leaves_no_file(kernel):
 # A file, what is broken in it, how, the cells needed to notice it and, last, the one that has to.
 MUTANTS = {
     "actor descends Q": (
-        "ddpg_continuous.py", "actor_loss = -nets", "actor_loss = nets", ["p3-loss"],
+        "ddpg_continuous.py", "loss = -nets", "loss = nets", ["p3-loss"],
     ),
     "stored action in Q": (
         "ddpg_continuous.py", "nets.actor(data.observations))", "data.actions)", ["p3-loss"],

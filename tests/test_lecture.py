@@ -27,8 +27,8 @@ MUTANTS = {
     "no terminal mask": ("1 - data.dones.flatten()", "1", "bellman-numbers"),
     "no discount": ("not_done * args.gamma", "not_done", "bellman-numbers"),
     "online critic as target": (
-        "next_observations).rsample()",
-        "next_observations).rsample(); nets.qf1_target = nets.qf1",
+        "sample(data.next_observations)",
+        "sample(data.next_observations); nets.qf1_target = nets.qf1",
         "bellman-perturbed",
     ),
     "targets stay": ("lerp_(param, tau)", "lerp(param, tau)", "polyak-half"),
@@ -37,12 +37,12 @@ MUTANTS = {
         "    tau = 1 - tau\n    for param, target_param",
         "polyak-tenth",
     ),
-    "actor descends Q": ("actor_loss = -objective", "actor_loss = objective", "actor-numbers"),
+    "actor descends Q": ("loss = -objective", "loss = objective", "actor-numbers"),
     "sampled twice": ("objective = nets", "policy.sample(); objective = nets", "actor-numbers"),
     "spread not learned": ("self.log_std.exp()", "self.log_std.detach().exp()", "actor-numbers"),
     "score through the sample": ('args.estimator == "pathwise"', "True", "agreement"),
     "score without Q": (" * objective.detach()", "", "agreement"),
-    "not squashed": ("TanhTransform(1), rescale]", "rescale]", "actor-numbers"),
+    "not squashed": ("[TanhTransform(cache_size=1)]", "[]", "actor-numbers"),
 }  # fmt: skip
 
 

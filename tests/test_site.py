@@ -353,8 +353,8 @@ FAULTS = {
     ),
     "function without a note": (
         "ppo_continuous.py",
-        "def backward(",
-        "def unexplained():\n    pass\n\n\ndef backward(",
+        "def losses_backward(",
+        "def unexplained():\n    pass\n\n\ndef losses_backward(",
         "lecture/notes/ppo.md: no note beside unexplained",
     ),
     "hunk without caption": (
@@ -389,9 +389,9 @@ FAULTS = {
     ),
     "changed statement in the handout": (
         "lecture/notes/handout.md",
-        "errors = (values - data.returns) ** 2",
-        "errors = (values - data.returns) ** 3",
-        "lecture/notes/handout.md: reread this note: ppo/critic_loss, `errors = (values - data",
+        "((values - data.returns) ** 2).mean()",
+        "((values - data.returns) ** 3).mean()",
+        "lecture/notes/handout.md: reread this note: ppo/critic_loss, `value_loss = 0.5 * ((values",
     ),
 }
 
@@ -430,10 +430,8 @@ def test_new_script_joins_with_its_notes_and_a_row(tmp_path):
     assert done.returncode == 2
     assert "lecture/notes/new.md is missing: new_continuous.py needs it" in done.stderr
 
-    pairs = (folder / "docs" / "diffs.py").read_text()
-    row = '    ("ddpg", "td3", 45),\n'
-    assert row in pairs
-    (folder / "docs" / "diffs.py").write_text(pairs.replace(row, row + '    ("ddpg", "new", 2),\n'))
+    with open(folder / "docs" / "algorithms.csv", "a") as file:
+        file.write("new,ddpg,off-policy,NEW,Nobody 2026,#000000,,2\n")
     caption = (
         "# NEW\nAn idea.\n\nIts text.\n\n## train\n```diff\n+metrics = dict()\n```\nA caption.\n"
     )
