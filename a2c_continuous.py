@@ -73,7 +73,7 @@ class Args:
     # the same in every script
     exp_name: str = Path(__file__).stem  # name of this experiment
     seed: int = 1  # seed of every random generator
-    num_envs: int = 16  # environments stepped side by side; the steps of each count
+    num_envs: int = 8  # environments stepped side by side; the steps of each count
     max_episode_steps: int | None = None  # cut episodes here (None: the environment's own limit)
     cuda: bool = True  # use a GPU if there is one
     torch_threads: int = 1  # CPU threads of PyTorch

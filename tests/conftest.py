@@ -17,6 +17,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ROOT = Path(__file__).parent.parent
+torch.set_num_threads(1)  # as a run does
 sys.path.insert(0, str(ROOT))
 # A shell's `&` and `nohup` let what they start ignore these signals, and that is inherited.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,10 +1,8 @@
 """A3C: one worker is A2C; several share all that learns, and live and die as one."""
 
-import json
+import contextlib
 import os
 import signal
-import subprocess
-import sys
 import time
 import types
 from pathlib import Path
@@ -12,13 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import QUICK, ROOT, same
-from test_runs import checkpoint_step
+from conftest import QUICK, ROOT, only, same
 
 import a2c_continuous as a2c
 import a3c_continuous as a3c
 
-RUN = pytest.mark.parametrize("script", [a3c.__name__], indirect=True)
+RUN = only([a3c.__name__])
 REAL = {"env_id": "InvertedPendulum-v4"}
 
 
@@ -32,28 +29,32 @@ def checkpoint_after(script, updates, num_envs, **settings):
     return torch.load(Path("runs", args.run_name, "checkpoint.pt"), weights_only=True)
 
 
-def check_one_worker_is_a2c(script):
-    """Weights, statistics and RMSprop's averages; across evaluations and ends of segments."""
-    for updates, num_envs in (1, 1), (30, 1), (10, 3):
-        theirs = checkpoint_after(a2c, updates, num_envs)
-        ours = checkpoint_after(script, updates, num_envs, num_workers=1)
-        assert same(ours["nets"], theirs["nets"])
-        averages = [checkpoint["optimizer"]["state"] for checkpoint in (ours, theirs)]
-        assert averages[0].keys() == averages[1].keys()
-        assert all(same(averages[0][i], averages[1][i]) for i in averages[0])
+@pytest.fixture(scope="module")
+def of_a2c(tmp_path_factory):
+    with contextlib.chdir(tmp_path_factory.mktemp("a2c")):
+        return checkpoint_after(a2c, 10, 3)
 
 
-def test_one_worker_is_a2c_bit_for_bit(tmp_path, monkeypatch):
+def check_one_worker_is_a2c(script, theirs):
+    """Weights, statistics and RMSprop's averages; across an evaluation and the end of a segment."""
+    ours = checkpoint_after(script, 10, 3, num_workers=1)
+    assert same(ours["nets"], theirs["nets"])
+    averages = [checkpoint["optimizer"]["state"] for checkpoint in (ours, theirs)]
+    assert averages[0].keys() == averages[1].keys()
+    assert all(same(averages[0][i], averages[1][i]) for i in averages[0])
+
+
+def test_one_worker_is_a2c_bit_for_bit(of_a2c, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    check_one_worker_is_a2c(a3c)
+    check_one_worker_is_a2c(a3c, of_a2c)
 
 
 MUTANTS = {
     "gradient assigned once": (
-        "                param.grad = copy.grad\n",
-        "                if param.grad is None: param.grad = copy.grad\n",
+        "shared_param.grad = param.grad",
+        "shared_param.grad = param.grad if shared_param.grad is None else shared_param.grad",
     ),
-    "gradients pile up": ("            nets.zero_grad()\n", ""),
+    "gradients pile up": ("nets.zero_grad()", "pass"),
     "acts with the first weights": ("nets.load_state_dict(shared.nets.state_dict())", "pass"),
     "saves the weights before the update": (
         "nets.load_state_dict(shared.nets.state_dict())  # what is evaluated and saved",
@@ -69,7 +70,7 @@ MUTANTS = {
 
 
 @pytest.mark.parametrize("name", MUTANTS)
-def test_broken_copy_is_caught(name, tmp_path, monkeypatch):
+def test_broken_copy_is_caught(name, of_a2c, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     source, (old, new) = (ROOT / "a3c_continuous.py").read_text(), MUTANTS[name]
     assert old in source, f"the mutant does not fit: {old}"
@@ -77,21 +78,20 @@ def test_broken_copy_is_caught(name, tmp_path, monkeypatch):
     mutant.__file__ = a3c.__file__
     exec(compile(source.replace(old, new), a3c.__file__, "exec"), mutant.__dict__)
     with pytest.raises(AssertionError):
-        check_one_worker_is_a2c(mutant)
+        check_one_worker_is_a2c(mutant, of_a2c)
 
 
 # ---- Several ----
 @pytest.mark.parametrize("resumed", [False, True])
 def test_all_that_workers_share_is_in_shared_memory(resumed):
     """The averages before there was an update, too, and those of a checkpoint."""
-    nets = a3c.Networks(3, 2, -np.ones(2), np.ones(2))
+    nets = a3c.Networks(3, 2, -np.ones(2), np.ones(2), a3c.Args())
     optimizer = torch.optim.RMSprop(nets.parameters())
     if resumed:
         sum(parameter.sum() for parameter in nets.parameters()).backward()
         optimizer.step()
         optimizer.load_state_dict(optimizer.state_dict())
-    shared = a3c.Shared(nets, optimizer, torch.zeros(2, dtype=torch.int64))
-    a3c.share_memory(shared)
+    shared = a3c.share(nets, optimizer, num_workers=2)
     averages = [value for state in optimizer.state.values() for value in state.values()]
     assert len(averages) == 2 * len(list(nets.parameters()))
     assert all(x.is_shared() for x in [*nets.state_dict().values(), *averages, shared.steps])
@@ -145,66 +145,99 @@ def test_second_worker_updates_what_is_shared(quick, monkeypatch):
     assert all(state["step"] == 11 for state in seen.averages)
 
 
+def shared_networks(steps):
+    """Return what two workers of InvertedPendulum share when the first has taken some steps."""
+    nets = a3c.Networks(4, 1, -3 * np.ones(1), 3 * np.ones(1), a3c.Args())
+    shared = a3c.share(nets, torch.optim.RMSprop(nets.parameters()), num_workers=2)
+    shared.steps[0] = steps
+    return shared
+
+
 def test_workers_draw_other_numbers(monkeypatch):
     """Each from a seed of its own, and others after a resumption."""
-    seeds = []
+    started, seeds, begin_segment = [], [], a3c.Run.begin_segment
 
-    def recorded(number, run, nets, obs, shared, others):
+    class Process(types.SimpleNamespace):
+        start = join = kill = lambda self: None
+
+    context = types.SimpleNamespace(Process=lambda **how: started.append(how) or Process())
+    monkeypatch.setattr(a3c.multiprocessing, "get_context", lambda _: context)
+    args = a3c.Args(**REAL, num_workers=3, total_timesteps=100)
+    a3c.start_others(types.SimpleNamespace(args=args, callback=lambda function: None), None)
+
+    def recorded(run):
+        obs = begin_segment(run)
         seeds.append((run.args.seed, run.envs.envs[0].unwrapped.np_random_seed))
-        run.close()
+        return obs
 
-    monkeypatch.setattr(a3c, "work", recorded)
-    nets = a3c.Networks(4, 1, -3 * np.ones(1), 3 * np.ones(1))
-    for number, step in (1, 0), (2, 0), (1, 100):
-        args = a3c.Args(**REAL, seed=1)
-        a3c.other_worker(number, args, a3c.Shared(nets, None, torch.tensor([step, 0])))
+    monkeypatch.setattr(a3c.Run, "begin_segment", recorded)
+    first, second = (how["args"][:2] for how in started)
+    for args_and_number, steps in (first, 100), (second, 100), (first, 200):  # the run is over
+        a3c.train(*args_and_number, shared_networks(steps))
     assert len(set(seeds)) == 3
     assert seeds[0][0] == seeds[2][0] != seeds[1][0]
-    assert 1 not in {seed for seed, _ in seeds}
+    assert args.seed not in {seed for seed, _ in seeds}
 
 
-@pytest.mark.parametrize("orphan", [False, True])
-def test_worker_ends_with_the_run_and_in_time_with_its_parent(monkeypatch, orphan):
+@pytest.mark.parametrize(("orphan", "steps"), [(False, [100, 0]), (True, [0, 64])])
+def test_worker_ends_with_the_run_and_in_time_with_its_parent(monkeypatch, orphan, steps):
     """One that starts late finds the run over; one whose parent died stops after a rollout."""
-    iterations = []
-    parent = types.SimpleNamespace(is_alive=lambda: iterations.append(1) or not orphan)
+    parent = types.SimpleNamespace(is_alive=lambda: False)
     monkeypatch.setattr(a3c.multiprocessing, "parent_process", lambda: parent)
-    nets = a3c.Networks(4, 1, -3 * np.ones(1), 3 * np.ones(1))
-    optimizer = torch.optim.RMSprop(nets.parameters())
-    args = a3c.Args(**REAL, total_timesteps=100)
-    if orphan:
-        shared = a3c.Shared(nets, optimizer, torch.tensor([0, 0]))
-        with pytest.raises(SystemExit):
-            a3c.other_worker(1, args, shared)
-        assert shared.steps.tolist() == [0, args.num_steps]
-    else:
-        a3c.other_worker(1, args, a3c.Shared(nets, optimizer, torch.tensor([100, 0])))
-    assert len(iterations) == orphan
+    shared = shared_networks(0 if orphan else 100)
+    assert a3c.train(a3c.Args(**REAL, total_timesteps=100), 1, shared) is None
+    assert shared.steps.tolist() == steps
+
+
+@pytest.fixture
+def processes(monkeypatch):
+    """Collect the processes of a run's other workers."""
+    started, start_others = [], a3c.start_others
+
+    def recorded(run, shared):
+        started.extend(start_others(run, shared))
+        return started
+
+    monkeypatch.setattr(a3c, "start_others", recorded)
+    return started
+
+
+def do_at_150(monkeypatch, function):
+    """Have something happen in the first worker once there were 150 steps."""
+    step, done = a3c.Run.step, []
+
+    def recorded(run, actions):
+        if run.global_step >= 150 and not done:
+            done.append(function())
+        return step(run, actions)
+
+    monkeypatch.setattr(a3c.Run, "step", recorded)
+
+
+def checkpoint_step(tmp_path):
+    return torch.load(tmp_path / "runs/x/checkpoint.pt", weights_only=True)["progress"]["step"]
 
 
 @RUN
 def test_worker_that_dies_ends_the_run_and_the_checkpoint_stays(
-    quick, monkeypatch, capsys, tmp_path
+    quick, processes, monkeypatch, capsys, tmp_path
 ):
-    processes, start_others, step = [], a3c.start_others, a3c.Run.step
-
-    def recorded(run, shared):
-        processes.extend(start_others(run, shared))
-        return processes
-
-    def fatal(run, actions):
-        if run.global_step == 150:
-            processes[0].kill()
-            processes[0].join()
-        return step(run, actions)
-
-    monkeypatch.setattr(a3c, "start_others", recorded)
-    monkeypatch.setattr(a3c.Run, "step", fatal)
+    do_at_150(monkeypatch, lambda: processes[0].kill() or processes[0].join())
     with pytest.raises(SystemExit, match="^1$"):
-        quick(num_workers=2, num_envs=1, run_name="x", **REAL)
+        quick(num_workers=3, num_envs=1, run_name="x", **REAL)
     error = capsys.readouterr().err
     assert error == "error: a worker died: --resume goes on from the last checkpoint\n"
-    assert checkpoint_step(tmp_path / "runs" / "x") == 100
+    assert checkpoint_step(tmp_path) == 100
+    assert [process.exitcode for process in processes] == [-signal.SIGKILL] * 2
+
+
+@RUN
+def test_run_that_gets_a_signal_saves_and_ends_its_workers(quick, processes, monkeypatch, tmp_path):
+    do_at_150(monkeypatch, lambda: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(SystemExit, match="^75$"):
+        quick(num_workers=2, num_envs=1, run_name="x", **REAL)
+    assert checkpoint_step(tmp_path) > 150
+    assert [process.exitcode for process in processes] == [-signal.SIGKILL]
 
 
 def running(pid):
@@ -215,79 +248,32 @@ def running(pid):
         return False
 
 
-def catches(pid, signum):
-    """Tell whether a process has a handler for a signal."""
+def ignores(pid, signum):
     status = Path("/proc", str(pid), "status").read_text()
-    return bool(int(status.split("SigCgt:")[1].split()[0], 16) >> (signum - 1) & 1)
+    return bool(int(status.split("SigIgn:")[1].split()[0], 16) >> (signum - 1) & 1)
 
 
-def workers_of(process, number):
-    """Return the ids of its workers, once all are started and the process heeds signals again."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    while True:
-        time.sleep(0.05)
-        assert running(process.pid), "the run is over"
-        pids = [int(pid) for pid in children.read_text().split()]
-        pids = [pid for pid in pids if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-        if len(pids) == number and catches(process.pid, signal.SIGTERM):
-            return pids
-
-
-def wait_until_gone(pid):
-    for _ in range(1200):
-        if not running(pid):
-            return
-        time.sleep(0.05)
-    raise TimeoutError(pid)
-
-
-NEEDS_PROC = pytest.mark.skipif(
-    not Path("/proc/self/stat").exists(), reason="processes are found by /proc"
-)
-
-
-@NEEDS_PROC
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
-def test_script_with_a_signal_to_all_of_its_processes(tmp_path, signum, code):
-    """As Slurm and a terminal send it: the run saves, and its workers end without a word."""
-    words = ["--env-id", "InvertedPendulum-v4", "--run-name", "x", "--eval-interval", "0"]
-    process = subprocess.Popen(
-        [sys.executable, ROOT / "a3c_continuous.py", *words],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    workers = workers_of(process, 1)
-    os.killpg(process.pid, signum)
-    output, error = process.communicate()
-    assert process.returncode == code
-    assert "to go on, add --resume --run-name x" in output
-    assert error == ""
-    assert not any(running(pid) for pid in workers)
-    assert checkpoint_step(tmp_path / "runs" / "x") > 0
-
-
-@NEEDS_PROC
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are found by /proc")
 @RUN
-def test_kill_9_leaves_no_worker_behind_and_the_run_goes_on(start, tmp_path):
-    settings = {"num_workers": 2, "run_name": "x", "resume": True, "checkpoint_interval": 100}
-    process = start(**settings, total_timesteps=10**6)
-    (worker,) = workers_of(process, 1)
+def test_kill_9_leaves_no_worker_behind(start, tmp_path):
+    """And a signal that a terminal or Slurm sends to all is for the run alone."""
+    process = start(num_workers=2, run_name="x", total_timesteps=10**6)
     while not (tmp_path / "runs" / "x" / "checkpoint.pt").exists():
+        assert process.is_alive()
         time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    (worker,) = (p for p in children if b"spawn_main" in Path(f"/proc/{p}/cmdline").read_bytes())
+    assert ignores(worker, signal.SIGTERM)
+    assert ignores(worker, signal.SIGINT)
+    assert not ignores(process.pid, signal.SIGTERM)
     os.kill(process.pid, signal.SIGKILL)
-    wait_until_gone(worker)
-    step = checkpoint_step(tmp_path / "runs" / "x") + 100
-    process = start(**settings, total_timesteps=step)
-    process.join()
-    assert process.exitcode == 0
-    assert json.loads((tmp_path / "runs" / "x" / "result.json").read_text())["step"] >= step
+    while running(worker):
+        time.sleep(0.05)
 
 
 @RUN
-def test_what_workers_cannot_have_is_refused(quick, capsys):
+def test_gpu_is_refused(quick, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(SystemExit, match="^2$"):
-        quick(async_envs=True)
-    assert "--async-envs" in capsys.readouterr().err
+        quick(cuda=True)
+    assert "--cuda" in capsys.readouterr().err

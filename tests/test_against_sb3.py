@@ -41,13 +41,11 @@ def fill(rb, env):
 
 @pytest.mark.filterwarnings("ignore:.*precision lowered")
 @pytest.mark.parametrize(
-    ("name", "n_critics", "policy_noise"),
-    [("ddpg_continuous", 1, 0.0), ("ddpg_continuous", 1, 0.3), ("td3_continuous", 2, 0.2)],
+    ("name", "n_critics", "policy_noise"), [("ddpg_continuous", 1, 0.0), ("td3_continuous", 2, 0.2)]
 )
 def test_updates_equal_those_of_sb3(name, n_critics, policy_noise):
     script = importlib.import_module(name)
-    args = script.Args(policy_noise=policy_noise, batch_size=64, torch_threads=1)
-    torch.set_num_threads(1)
+    args = script.Args(policy_noise=policy_noise, batch_size=64)
     env = gym.wrappers.DtypeObservation(gym.make("InvertedDoublePendulum-v5"), np.float32)
     # its actions lie in [-1, 1], as SB3 stores them
     model = TD3(
@@ -65,7 +63,8 @@ def test_updates_equal_those_of_sb3(name, n_critics, policy_noise):
     )
     rb = model.replay_buffer
     obs_dim, act_dim = fill(rb, env)
-    nets = script.Networks(obs_dim, act_dim, env.action_space.low, env.action_space.high)
+    bounds = env.action_space.low, env.action_space.high
+    nets = script.Networks(obs_dim, act_dim, *bounds, args)
     load_sb3(nets, model)
     critics = [getattr(nets, f"qf{i + 1}") for i in range(n_critics)]
     q_parameters = [parameter for critic in critics for parameter in critic.parameters()]
@@ -92,11 +91,10 @@ def test_updates_equal_those_of_sb3(name, n_critics, policy_noise):
             for i, critic in enumerate(critics, start=1):
                 script.polyak_update(critic, getattr(nets, f"qf{i}_target"), args.tau)
 
-    start = script.Networks(obs_dim, act_dim, env.action_space.low, env.action_space.high)
-    start.load_state_dict(nets.state_dict())
+    ours = {name: value.clone() for name, value in nets.state_dict().items()}
     load_sb3(nets, model)
-    for key, expected in nets.state_dict().items():
-        torch.testing.assert_close(start.state_dict()[key], expected, rtol=1e-4, atol=2e-6, msg=key)
+    for name, theirs in nets.state_dict().items():
+        torch.testing.assert_close(ours[name], theirs, rtol=1e-4, atol=2e-6, msg=name)
 
 
 def load_sb3_sac(nets, model) -> None:
@@ -120,7 +118,6 @@ def test_updates_equal_those_of_sb3s_sac(monkeypatch):
     """
     script = importlib.import_module("sac_continuous")
     args = script.Args(autotune=False, alpha=0.2, batch_size=64)
-    torch.set_num_threads(1)
     env = gym.wrappers.DtypeObservation(gym.make("InvertedDoublePendulum-v5"), np.float32)
     policy = {"net_arch": [256, 256], "optimizer_kwargs": {"eps": 1e-3}}
     same = {"batch_size": 64, "ent_coef": 0.2, "policy_kwargs": policy, "device": "cpu", "seed": 1}
@@ -128,7 +125,8 @@ def test_updates_equal_those_of_sb3s_sac(monkeypatch):
     rb = model.replay_buffer
     obs_dim, act_dim = fill(rb, env)
 
-    nets = script.Networks(obs_dim, act_dim, env.action_space.low, env.action_space.high)
+    bounds = env.action_space.low, env.action_space.high
+    nets = script.Networks(obs_dim, act_dim, *bounds, args)
     load_sb3_sac(nets, model)
     start = {name: value.clone() for name, value in nets.state_dict().items()}
     q_parameters = [*nets.qf1.parameters(), *nets.qf2.parameters()]
