@@ -275,8 +275,9 @@ def test_a_video_that_fails_costs_only_the_video(
         monkeypatch.setattr(Picture, "render", lambda self: None)
     if why == "no encoder":
         monkeypatch.setenv("PATH", "")
-        monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", lambda: "nowhere")
+        # moviepy first: when it is imported it asks the other, and keeps the answer
         monkeypatch.setattr("moviepy.video.io.ffmpeg_writer.FFMPEG_BINARY", "nowhere")
+        monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", lambda: "nowhere")
     (tmp_path / "a.gif").write_text("an older one")
     with pytest.raises(SystemExit, match="2"):
         play(run_dir, video=tmp_path / "a.gif")

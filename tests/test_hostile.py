@@ -219,14 +219,12 @@ def test_run_that_fails_before_it_began_leaves_no_folder(
 
 
 @DDPG
-def test_compiling_without_a_compiler_gets_one_line_at_the_start(
-    quick, script, monkeypatch, capsys, tmp_path
-):
-    from torch._inductor import cpp_builder
+def test_compiling_without_a_compiler_gets_one_line_at_the_start(quick, capsys, tmp_path):
+    from torch._inductor import config, cpp_builder
 
     cpp_builder.cpp_compiler_search.cache_clear()
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
-    error = refused(capsys, quick, compile=True)
+    with config.patch({"cpp.cxx": ("no-such-compiler",)}):
+        error = refused(capsys, quick, compile=True)
     cpp_builder.cpp_compiler_search.cache_clear()
     assert "--compile needs a C++ compiler" in error
     assert list(tmp_path.iterdir()) == []

@@ -142,9 +142,9 @@ def critic_loss(name, nets, data, args):
             next_q -= alpha * log_density(normal, u, squashed=True)
         if name == "d4pg":  # shares of two atoms   [Bellemare et al. 2017, Eq. 7]
             atoms = torch.linspace(args.v_min, args.v_max, 51)
-            returns = rewards[:, None] + discounts[:, None] * atoms
-            place = (returns.clip(args.v_min, args.v_max) - args.v_min) / (atoms[1] - atoms[0])
-            share = (1 - (place[:, :, None] - torch.arange(51)).abs()).clip(0, 1)
+            returns = (rewards[:, None] + discounts[:, None] * atoms).clip(args.v_min, args.v_max)
+            distances = (returns[:, :, None] - atoms).abs() / (atoms[1] - atoms[0])
+            share = (1 - distances).clip(0, 1)
             next_z = nets.qf1_target.logits(next_obs, next_actions).softmax(1)
             z = (next_z[:, :, None] * share).sum(1)
     if name == "d4pg":
