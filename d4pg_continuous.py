@@ -437,6 +437,8 @@ class Run(ExitStack):
             say(f"{self.name} is finished")
             return None
         self.restore()
+        if self.global_step > args.total_timesteps != old.get("total_timesteps"):
+            fail(f"{self.name} is at step {self.global_step}, beyond {args.total_timesteps}")
         self.write_args()
         self.catch_signals()
         self.open_log()
@@ -450,6 +452,7 @@ class Run(ExitStack):
         default = f"{args.env_id}__{args.exp_name}__{args.seed}__{now}"
         args.run_name = args.run_name or re.sub(r"[/\\:]", "-", default)
         self.name, self.dir = f"runs/{args.run_name}", self.runs / args.run_name
+        self.command = f"python {Path(__file__).name} --resume --run-name {args.run_name}"
         if args.run_name in (".", "..") or self.dir.name != args.run_name:
             fail(f"--run-name must name a folder, not {args.run_name!r}")
         if not self.dir.exists():
@@ -608,7 +611,7 @@ class Run(ExitStack):
             self.save_checkpoint()
             if self.stopping and left > 0:
                 self.close()
-                say(f"stopped at step {self.global_step:,}; to go on: {self.command()}")
+                say(f"stopped at step {self.global_step:,}; to go on: {self.command}")
                 raise SystemExit(75 if signal.SIGTERM in self.stops else 130)
         self.iteration_step = self.global_step
         return self.begin_segment() if boundary else obs
@@ -633,9 +636,6 @@ class Run(ExitStack):
         self.bar.clear()
         say(f"step {self.global_step:,}: return {mean:.1f} ± {std:.1f}{speed}")
 
-    def command(self) -> str:
-        return f"python {Path(__file__).name} --resume --run-name {self.args.run_name}"
-
     def finish(self) -> dict:
         """Write result.json, the mark of a finished run, and return what it has."""
         if not (self.dir / "result.json").exists():
@@ -646,7 +646,7 @@ class Run(ExitStack):
             say(f"{self.name} is finished at step {self.global_step:,}")
             say(f"  tensorboard --logdir {self.name}")
             say(f"  python evaluate.py {self.name} --video video.mp4")
-            say(f"  {self.command()} --total-timesteps {2 * self.global_step}")
+            say(f"  {self.command} --total-timesteps {2 * self.global_step}")
         return self.progress
 
 

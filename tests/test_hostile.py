@@ -48,11 +48,7 @@ class Wanderer(Count):
 
 
 class Boolean(Count):
-    observation_space = gym.spaces.MultiBinary(3)
-
-    def __init__(self):
-        super().__init__()
-        self.observation_space = gym.spaces.Box(0, 1, (3,), bool)
+    observation_space = gym.spaces.Box(0, 1, (3,), bool)
 
     def obs(self):
         return np.array([self.time % 2, self.time > 3, True], bool)

@@ -475,6 +475,7 @@ REFUSED = {
     "cut args.json": (cut("args.json", 100), MORE, "args.json"),
     "cut result.json": (cut("result.json", 10), MORE, "result.json"),
     "flipped byte": (flip, MORE, "checkpoint.pt"),
+    "too few steps": (without("result.json"), {"total_timesteps": 200}, "step 300, beyond"),
 }
 
 
