@@ -51,6 +51,10 @@ TABLE = {
         REPLAY,
         CRITIC | TWIN | {"losses/entropy", "losses/alpha"},
     ),
+    "tqc_continuous": (
+        REPLAY,
+        CRITIC | TWIN | {"losses/entropy", "losses/alpha"},
+    ),
     "naf_continuous": (REPLAY, CRITIC - {"losses/actor_loss"}),
     "d4pg_continuous": (REPLAY, CRITIC | {"losses/v_min_mass", "losses/v_max_mass"}),
     "ac_reparam_continuous": (REPLAY | AC, CRITIC | {"losses/policy_std"}),

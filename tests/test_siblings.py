@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import TABLE
 
 ROOT = Path(__file__).parent.parent
 spec = importlib.util.spec_from_file_location("diffs", ROOT / "docs" / "diffs.py")
@@ -60,8 +61,15 @@ def family(name: str) -> str:
     return family(PARENTS[name]) if name in PARENTS else name
 
 
-def test_every_script_is_in_a_family():
-    assert {family(name) for name in SCRIPTS} == {"ddpg", "ppo"}, "add a row to docs/diffs.py"
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_script_is_in_all_the_places_where_an_algorithm_joins(name):
+    assert family(name) in ("ddpg", "ppo"), "add a row to docs/algorithms.csv"
+    assert f"{name}_continuous" in TABLE, "add a row to TABLE in tests/conftest.py"
+    assert (ROOT / "docs" / f"{name}.md").exists()
+    assert (ROOT / "lecture" / "notes" / f"{name}.md").exists()
+    tests = {path.name: path.read_text() for path in (ROOT / "tests").glob("*.py")}
+    assert f'"{name}"' in tests["test_train.py"], "add its loop to tests/test_train.py"
+    assert any(f"\nimport {name}_continuous" in text for text in tests.values())
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

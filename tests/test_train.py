@@ -43,9 +43,9 @@ class Toy(gym.Env):
 
 
 gym.register("toy/Train-v0", Toy)
-REPLAY = "ddpg", "td3", "svg0", "ac_reparam", "sac", "naf", "d4pg"
+REPLAY = "ddpg", "td3", "svg0", "ac_reparam", "sac", "tqc", "naf", "d4pg"
 ON_POLICY = "ppo", "a2c", "reinforce", "a3c"
-SAMPLES = "svg0", "ac_reparam", "sac"  # their policies are distributions
+SAMPLES = "svg0", "ac_reparam", "sac", "tqc"  # their policies are distributions
 # Of two values the second is for three environments: the random steps end within one of theirs.
 SETTINGS = dict(
     env_id="toy/Train-v0", run_name="x", cuda=False, seed=20, checkpoint_interval=45,
@@ -56,7 +56,7 @@ SETTINGS = dict(
     updates_per_iteration=(1, 5), estimator=("score", "pathwise"), anneal_lr=True,
     gae_lambda=0.9, norm_adv=(True, False), clip_coef=0.1, update_epochs=4, num_minibatches=4,
     target_kl=(None, 0.005), ent_coef=0.01, vf_coef=0.4, max_grad_norm=0.5, num_workers=1,
-    baseline=("mean", "value"),
+    baseline=("mean", "value"), drop=3,
 )  # fmt: skip
 
 
@@ -137,7 +137,10 @@ def critic_loss(name, nets, data, args):
         elif name != "d4pg":
             critics = [target for net, target in slow_copies(nets) if net in qfs]
             next_q = torch.stack([net(next_obs, next_actions) for net in critics]).amin(0)
-        if name == "sac":
+        if name == "tqc":  # the lowest quantiles of both
+            both = [net.quantiles(next_obs, next_actions) for net in critics]
+            next_q = torch.cat(both, 1).topk(50 - 2 * args.drop, largest=False).values.T
+        if name in ("sac", "tqc"):
             alpha = nets.log_alpha.exp() if args.autotune else args.alpha
             next_q -= alpha * log_density(normal, u, squashed=True)
         if name == "d4pg":  # shares of two atoms   [Bellemare et al. 2017, Eq. 7]
@@ -150,6 +153,10 @@ def critic_loss(name, nets, data, args):
     if name == "d4pg":
         return -(z * nets.qf1.logits(obs, actions).log_softmax(1)).sum(1).mean()
     y = rewards + discounts * next_q
+    if name == "tqc":  # |τ - 1{u < 0}| Huber(u)   [Kuznetsov et al. 2020, Alg. 1]
+        u = torch.stack([y.T[:, None] - net.quantiles(obs, actions)[:, :, None] for net in qfs])
+        τ = (torch.arange(25)[:, None] + 0.5) / 25
+        return 2 * ((τ - (u < 0).float()).abs() * F.huber_loss(u, 0 * u, reduction="none")).mean()
     return sum(((net(obs, actions) - y) ** 2).mean() for net in qfs)
 
 
@@ -158,8 +165,9 @@ def actor_loss(name, nets, obs, args):
         return -nets.qf1(obs, nets.actor(obs)).mean()
     normal, u, actions = sample(nets.actor, obs)
     q, log_pi = nets.qf1(obs, actions), log_density(normal, u, squashed=True)
-    if name == "sac":
-        q = torch.min(q, nets.qf2(obs, actions))
+    if name in ("sac", "tqc"):
+        both = torch.stack([q, nets.qf2(obs, actions)])
+        q = both.amin(0) if name == "sac" else both.mean(0)
         alpha = nets.log_alpha.exp() if args.autotune else torch.tensor(args.alpha)
         return (alpha.detach() * log_pi - q - alpha * (log_pi.detach() - 2)).mean()
     if name == "ac_reparam":
@@ -191,7 +199,8 @@ def replay_loop(name, script, args):
     q_lr = getattr(args, "q_lr", args.learning_rate)
     optimizers = {"q_optimizer": optim.Adam(critics, q_lr, fused=True)}
     if name != "naf":
-        actors = [*nets.actor.parameters(), *([nets.log_alpha] if name == "sac" else [])]
+        temperature = [nets.log_alpha] if hasattr(nets, "log_alpha") else []
+        actors = [*nets.actor.parameters(), *temperature]
         optimizers["actor_optimizer"] = optim.Adam(actors, args.learning_rate, fused=True)
     updates, boundary = 0, True
     for step in range(0, args.total_timesteps, n):

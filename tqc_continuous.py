@@ -1,0 +1,679 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["torch==2.13.0", "numpy==2.4.6", "gymnasium[mujoco]==1.4.0", "mujoco==3.15.0",
+#     "stable-baselines3==2.9.2", "tyro==1.0.17", "tensorboard==2.21.0", "tqdm==4.70.1",
+#     "filelock==4.2.11"]
+# ///
+"""Truncated Quantile Critics (TQC), Kuznetsov et al. 2020, arXiv:2005.04269.
+
+Critics: quantile regression of Z_i(s,a) on the targets y_k = r + γ(1-d) (z_k - α log π(a'|s')),
+where z_k are the quantiles of all Z_i'(s', a'), a' ~ π, but the largest. Q_i = E[Z_i].
+Actor: maximise E[mean_i Q_i(s, a) - α log π(a|s)], a ~ π(·|s); α such that π has entropy -dim(A).
+Parent: sac_continuous.py, from which it differs in
+1. critics of distributions: 25 quantiles each, fitted by the quantile Huber loss,
+2. no minimum: the target leaves out the largest quantiles, the actor climbs the mean of the Q_i.
+
+Departures from the paper:
+1. Two critics with two layers of 256, the parent's, where the paper has five with three of 512.
+2. Random steps come first, and the critics learn with a rate of 1e-3.
+And in every script running episodes are cut each `checkpoint_interval` steps, as by a time limit.
+
+    python tqc_continuous.py --env-id Hopper-v4
+"""
+
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import tyro
+from stable_baselines3.common.buffers import ReplayBuffer
+from torch import nn, optim
+from torch.distributions import Independent, Normal, TanhTransform, TransformedDistribution
+
+# isort: split
+# for the Run section alone
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+import zipfile
+from contextlib import ExitStack, suppress
+from importlib.metadata import version
+from shutil import rmtree
+
+import gymnasium as gym
+from filelock import FileLock, Timeout
+from stable_baselines3.common.utils import set_random_seed
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+
+# ---- Config ----
+@dataclass
+class Args:
+    env_id: str = "Hopper-v4"  # id of a gymnasium environment with continuous actions
+    total_timesteps: int = 1_000_000  # environment steps of the run
+    learning_rate: float = 3e-4  # learning rate of the actor and α
+    q_lr: float = 1e-3  # learning rate of the critics
+    buffer_size: int = 1_000_000  # transitions that the replay buffer holds
+    gamma: float = 0.99  # discount factor γ
+    tau: float = 0.005  # Polyak coefficient τ of the target networks
+    batch_size: int = 256  # transitions in an update
+    learning_starts: int = 5_000  # steps of uniformly random actions before learning starts
+    policy_frequency: int = 1  # critic updates for each update of the actor and the targets
+    alpha: float = 0.2  # weight α of the entropy, with --no-autotune
+    autotune: bool = True  # tune α, from 1 on, such that the policy's entropy is -dim(A)
+    drop: int = 2  # quantiles left out of the target for each critic, of its 25 (paper: 0 to 5)
+    # the same in every script
+    exp_name: str = Path(__file__).stem  # name of this experiment
+    seed: int = 1  # seed of every random generator
+    num_envs: int = 1  # environments stepped side by side; the steps of each count
+    max_episode_steps: int | None = None  # cut episodes here (None: the environment's own limit)
+    cuda: bool = True  # use a GPU if there is one
+    torch_threads: int = 1  # CPU threads of PyTorch
+    compile: bool = False  # compile the losses: a slow start, then faster; needs a C++ compiler
+    run_name: str | None = None  # folder in runs/ (default: <env_id>__<exp_name>__<seed>__<time>)
+    resume: bool = False  # continue run --run-name from its checkpoint, or start it
+    checkpoint_interval: int = 50_000  # steps between checkpoints, where episodes are cut (0: last)
+    eval_interval: int = 10_000  # steps between evaluations (0: only at the end)
+    eval_episodes: int = 10  # episodes of an evaluation, played by the deterministic policy
+
+
+# ---- Networks ----
+class QNetwork(nn.Module):
+    """Z(s, a), and its mean Q(s, a): (batch, obs_dim), (batch, act_dim) -> (batch,)."""
+
+    def __init__(self, obs_dim, act_dim, action_scale, action_bias):
+        super().__init__()
+        self.fc1 = nn.Linear(obs_dim + act_dim, 256)
+        self.fc2 = nn.Linear(256, 256)
+        self.fc3 = nn.Linear(256, 25)
+        self.action_scale, self.action_bias = nn.Buffer(action_scale), nn.Buffer(action_bias)
+
+    def quantiles(self, x, a):
+        """The quantiles of Z(s, a), at the levels 0.02, 0.06, …, 0.98: (batch, 25)."""
+        x = torch.cat([x, (a - self.action_bias) / self.action_scale], 1)
+        x = F.relu(self.fc1(x))
+        x = F.relu(self.fc2(x))
+        return self.fc3(x)
+
+    def forward(self, x, a):
+        return self.quantiles(x, a).mean(-1)
+
+
+class Actor(nn.Module):
+    """π(·|s), and its median μ(s): (batch, obs_dim) -> (batch, act_dim), within the bounds."""
+
+    def __init__(self, obs_dim, act_dim, action_scale, action_bias):
+        super().__init__()
+        self.fc1 = nn.Linear(obs_dim, 256)
+        self.fc2 = nn.Linear(256, 256)
+        self.fc_mu = nn.Linear(256, act_dim)
+        self.fc_log_std = nn.Linear(256, act_dim)
+        self.action_scale, self.action_bias = nn.Buffer(action_scale), nn.Buffer(action_bias)
+
+    def distribution(self, x):
+        """π(·|s) in units of half the action range: tanh(u), u ~ N(m, σ²)."""
+        x = F.relu(self.fc1(x.float()))
+        x = F.relu(self.fc2(x))
+        log_std = self.fc_log_std(x).clamp(-20, 2)
+        normal = Independent(Normal(self.fc_mu(x), log_std.exp(), validate_args=False), 1)
+        return TransformedDistribution(normal, [TanhTransform(cache_size=1)], validate_args=False)
+
+    def sample(self, x):
+        """a ~ π(·|s), differentiable, (batch, act_dim), and log π(a|s) in those units, (batch,)."""
+        policy = self.distribution(x)
+        actions = policy.rsample()
+        return actions * self.action_scale + self.action_bias, policy.log_prob(actions)
+
+    def forward(self, x):
+        x = torch.tanh(self.distribution(x).base_dist.mean)
+        return x * self.action_scale + self.action_bias
+
+
+class Networks(nn.Module):
+    """All networks of the algorithm."""
+
+    def __init__(self, obs_dim, act_dim, action_low, action_high, args):
+        super().__init__()
+        scale = torch.as_tensor(action_high - action_low).float() / 2
+        bias = torch.as_tensor(action_high + action_low).float() / 2
+        self.actor = Actor(obs_dim, act_dim, scale, bias)
+        self.qf1 = QNetwork(obs_dim, act_dim, scale, bias)
+        self.qf2 = QNetwork(obs_dim, act_dim, scale, bias)
+        self.qf1_target = deepcopy(self.qf1).requires_grad_(False)
+        self.qf2_target = deepcopy(self.qf2).requires_grad_(False)
+        self.log_alpha = nn.Parameter(torch.zeros(()))
+
+
+# ---- Losses ----
+def quantile_loss(quantiles, targets):
+    """Return the quantile Huber loss of (batch, 25), for any number of targets, a scalar."""
+    # E[|τ_m - 1{u < 0}| Huber(u)], u = y_k - θ_m   [Dabney et al. 2018, Alg. 1]
+    errors = targets.unsqueeze(1) - quantiles.unsqueeze(2)
+    huber = torch.where(errors.abs() < 1, errors**2 / 2, errors.abs() - 0.5)
+    levels = ((torch.arange(25, device=errors.device) + 0.5) / 25).unsqueeze(1)
+    return (torch.where(errors < 0, 1 - levels, levels) * huber).mean()
+
+
+def critic_loss(nets, data, args):
+    """Return the quantile Huber loss of both critics in a batch, a scalar, and what to log."""
+    with torch.no_grad():
+        # y_k = r + γ(1-d) (z_k - α log π(a'|s')), z_1 ≤ z_2 ≤ …   [Kuznetsov et al. 2020, Alg. 1]
+        next_state_actions, next_log_prob = nets.actor.sample(data.next_observations)
+        alpha = nets.log_alpha.exp() if args.autotune else args.alpha
+        qf1_next_target = nets.qf1_target.quantiles(data.next_observations, next_state_actions)
+        qf2_next_target = nets.qf2_target.quantiles(data.next_observations, next_state_actions)
+        next_quantiles = torch.cat([qf1_next_target, qf2_next_target], 1).sort().values
+        soft_values = next_quantiles[:, : 50 - 2 * args.drop] - alpha * next_log_prob.unsqueeze(1)
+        next_q_values = data.rewards + (1 - data.dones) * args.gamma * soft_values
+    qf1_a_values = nets.qf1.quantiles(data.observations, data.actions)
+    qf1_loss = quantile_loss(qf1_a_values, next_q_values)
+    qf2_a_values = nets.qf2.quantiles(data.observations, data.actions)
+    qf2_loss = quantile_loss(qf2_a_values, next_q_values)
+    metrics = {"qf1_loss": qf1_loss.detach(), "qf1_values": qf1_a_values.detach()}
+    metrics |= {"qf2_loss": qf2_loss.detach(), "qf2_values": qf2_a_values.detach()}
+    return qf1_loss + qf2_loss, metrics
+
+
+def actor_loss(nets, data, args):
+    """Return the sum of the actor's loss and α's, whose gradients do not mix, and what to log."""
+    actions, log_prob = nets.actor.sample(data.observations)
+    qf1_a_values = nets.qf1(data.observations, actions)
+    qf2_a_values = nets.qf2(data.observations, actions)
+    alpha = nets.log_alpha.exp().detach() if args.autotune else args.alpha
+    # J_π = E[α log π(a|s) - mean_i Q_i(s, a)], a = a(s, z)   [Kuznetsov et al. 2020, Alg. 1]
+    loss = (alpha * log_prob - (qf1_a_values + qf2_a_values) / 2).mean()
+    metrics = {"actor_loss": loss.detach(), "entropy": -log_prob.detach()}
+    if args.autotune:
+        # J_α = E[-α (log π(a|s) + H₀)], H₀ = -dim(A)   [Haarnoja et al. 2018, Eq. 18]
+        alpha_loss = -(nets.log_alpha.exp() * (log_prob.detach() - data.actions.shape[1])).mean()
+        return loss + alpha_loss, metrics | {"alpha": alpha}
+    return loss, metrics
+
+
+def critic_backward(nets, data, args):
+    """Put the gradient of the critic's loss into its parameters; return what to log."""
+    loss, metrics = critic_loss(nets, data, args)
+    loss.backward()
+    return metrics
+
+
+def actor_backward(nets, data, args):
+    """Put the gradient of the actor's loss into the parameters it trains; return what to log."""
+    loss, metrics = actor_loss(nets, data, args)
+    loss.backward(inputs=[*nets.actor.parameters(), nets.log_alpha])
+    return metrics
+
+
+@torch.no_grad()
+def polyak_update(net, target, tau):
+    """θ' ← τθ + (1-τ)θ'   [Lillicrap et al. 2015, Alg. 1]."""
+    for param, target_param in zip(net.parameters(), target.parameters(), strict=True):
+        target_param.lerp_(param, tau)
+
+
+# ---- Training ----
+def train(args: Args) -> dict:
+    """Train to `args.total_timesteps`; return what result.json has. `Run` lists the exit codes."""
+    with Run(args, at_least_1=("batch_size", "policy_frequency")) as run:
+        if args.drop >= 25:
+            fail(f"--drop must be below 25, the quantiles of a critic, not {args.drop}")
+        nets = Networks(run.obs_dim, run.act_dim, run.act_low, run.act_high, args).to(run.device)
+        q_parameters = [*nets.qf1.parameters(), *nets.qf2.parameters()]
+        q_optimizer = optim.Adam(q_parameters, lr=args.q_lr, fused=True)
+        actor_parameters = [*nets.actor.parameters(), nets.log_alpha]
+        actor_optimizer = optim.Adam(actor_parameters, lr=args.learning_rate, fused=True)
+        options = {"n_envs": args.num_envs, "handle_timeout_termination": False}
+        rb = ReplayBuffer(args.buffer_size, run.obs_space, run.action_space, run.device, **options)
+        backward_critic = run.compile(critic_backward)
+        backward_actor = run.compile(actor_backward)
+        metrics = {}
+        obs = run.begin(nets=nets, q_optimizer=q_optimizer, actor_optimizer=actor_optimizer, rb=rb)
+
+        while run.global_step < args.total_timesteps:
+            # Act
+            if run.global_step < args.learning_starts:
+                actions = run.envs.action_space.sample()
+            else:
+                with torch.no_grad():
+                    actions, _ = nets.actor.sample(torch.as_tensor(obs, device=run.device))
+                actions = actions.cpu().numpy().clip(run.act_low, run.act_high)
+
+            # Step
+            next_obs, rewards, terminations, truncations, infos = run.step(actions)
+
+            # Store
+            rb.add(obs, next_obs, actions, rewards, terminations, infos)
+            obs = run.reset_finished(next_obs, terminations | truncations)
+
+            # Learn
+            first = max(run.global_step - args.num_envs, args.learning_starts)
+            for update in range(first, run.global_step):
+                data = rb.sample(args.batch_size)
+                q_optimizer.zero_grad()
+                metrics |= backward_critic(nets, data, args)
+                q_optimizer.step()
+                if update % args.policy_frequency == 0:
+                    actor_optimizer.zero_grad()
+                    metrics |= backward_actor(nets, data, args)
+                    actor_optimizer.step()
+                    polyak_update(nets.qf1, nets.qf1_target, args.tau)
+                    polyak_update(nets.qf2, nets.qf2_target, args.tau)
+
+            obs = run.end_iteration(obs, metrics)
+        return run.finish()
+
+
+# ---- Run ----
+# A reader of the algorithm may stop at this line: the rest is the same in every script.
+def fail(message: str, code: int = 2):
+    """Exit with one line: code 2 for input that no run can use, 1 for a run that went wrong."""
+    print("error:", " ".join(message.split()), file=sys.stderr)
+    raise SystemExit(code)
+
+
+def say(message: str) -> None:
+    """Print a line. If its reader is gone, as `| tee` is after Ctrl-C, the run goes on."""
+    try:
+        print(message, flush=True)
+    except OSError:
+        sys.stdout = None
+
+
+def check_args(args, at_least_1) -> None:
+    """Refuse numbers that no run can use; only one whose default is negative may be negative."""
+    at_least_1 += "total_timesteps", "num_envs", "max_episode_steps", "torch_threads"
+    for name, value in vars(args).items():
+        if isinstance(value, int | float):
+            negative = (getattr(type(args), name, 0) or 0) < 0
+            low = -(2**31) if negative else name in (*at_least_1, "eval_episodes")
+            high = 1 if name in ("gamma", "tau", "gae_lambda") else 2**31
+            if not low <= value <= high:
+                fail(f"--{name.replace('_', '-')} must be from {low:d} to {high}, not {value}")
+
+
+class Shield(gym.Wrapper):
+    """Stops what a run has no use for: an environment's infos but success, errors of `close`."""
+
+    def reset(self, **how):
+        return self.env.reset(**how)[0], {}
+
+    def step(self, action):
+        *transition, info = self.env.step(action)
+        success = info.get("is_success", info.get("success"))
+        return *transition, {} if success is None else {"success": float(np.any(success))}
+
+    def close(self):
+        with suppress(Exception):
+            self.env.close()
+
+
+def make_envs(args, num_envs: int, wrappers=(), **kwargs) -> gym.vector.VectorEnv:
+    """Return environments that wait to be reset: `next_obs` is always the true successor."""
+    warnings.filterwarnings("ignore", ".*is out of date")  # v4 or v5 is the user's choice
+    options = {"autoreset_mode": gym.vector.AutoresetMode.DISABLED}
+    wrappers = [*wrappers, Shield, gym.wrappers.RecordEpisodeStatistics]
+    kwargs["max_episode_steps"] = args.max_episode_steps
+    try:
+        envs = gym.make_vec(args.env_id, num_envs, "sync", options, wrappers, **kwargs)
+    except Exception as error:
+        fail(f"cannot make {args.env_id} with {kwargs}: {type(error).__name__}: {error}")
+    spaces = envs.single_observation_space, envs.single_action_space
+    if not all(isinstance(space, gym.spaces.Box) and len(space.shape) == 1 for space in spaces):
+        fail(f"{args.env_id} has {spaces}: both must be a Box of one dimension")
+    half = spaces[1].high / 2 - spaces[1].low / 2
+    if spaces[1].dtype.kind != "f" or not ((half > 0) & (half < 1e38)).all():
+        fail(f"{args.env_id} has actions {spaces[1]}, not real numbers between finite bounds")
+    if re.search("<Normalize(Observation|Reward)<", str(envs.envs[0])):
+        fail(f"an evaluation or a resumed run would normalise differently: {envs.envs[0]}")
+    return envs
+
+
+@torch.no_grad()
+def evaluate(actor, args, envs) -> dict:
+    """Return what the deterministic policy reaches in an episode of each environment, arrays."""
+    low, high = envs.single_action_space.low, envs.single_action_space.high
+    seeds = np.random.SeedSequence([args.seed, 0, 1]).generate_state(envs.num_envs)
+    obs, _ = envs.reset(seed=seeds.tolist())
+    returns, discounted, success = np.zeros((3, envs.num_envs))
+    running, scores = np.full(envs.num_envs, True), {}
+    for step in range(1_000_000 // envs.num_envs):  # an episode that is longer is cut
+        actions = actor(torch.as_tensor(obs, device=actor.action_scale.device)).cpu().numpy()
+        obs, rewards, terminations, truncations, infos = envs.step(actions.clip(low, high))
+        returns[running] += rewards[running]
+        discounted[running] += args.gamma**step * rewards[running]
+        if "success" in infos:
+            success[running] = infos["success"][running]
+            scores["success_rate"] = success
+        dones = terminations | truncations
+        running &= ~dones
+        if not running.any():
+            break
+        if dones.any():
+            obs, _ = envs.reset(options={"reset_mask": dones})
+    return scores | {"episodic_return": returns, "discounted_return": discounted}
+
+
+def save(path: Path, content: dict) -> None:
+    """Replace a file, JSON or PyTorch's by suffix, atomically: if that fails the old one stays."""
+    temporary = Path(f"{path}.tmp")
+    try:
+        if path.suffix == ".json":
+            temporary.write_text(json.dumps(content, indent=2))
+        else:
+            torch.save(content, temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        fail(f"cannot write {path}: {error}", code=1)
+
+
+def load(path: Path) -> dict:
+    """Return what `save` wrote, nothing where there is no such file."""
+    try:
+        if not path.exists():
+            return {}
+        if path.suffix == ".json":
+            return dict(json.loads(path.read_text()))
+        if damaged := zipfile.ZipFile(path).testzip():  # PyTorch looks at no checksum
+            raise ValueError(f"{damaged} is damaged")
+        return dict(torch.load(path, "cpu", weights_only=True, mmap=True))
+    except Exception as error:
+        fail(f"cannot load {path}: {error}")
+
+
+class Run(ExitStack):
+    """What a run needs besides its algorithm: environments, folder, log, evaluations, checkpoints.
+
+    Exit codes: 1 it went wrong, 2 bad input, 3 another process trains in its folder, 75 SIGTERM,
+    130 Ctrl-C. Seeds come from [seed, global_step] for a segment, [seed, 0, 1] for evaluations,
+    [seed, 0, 0, number] for a further process.
+    """
+
+    def __init__(self, args, at_least_1=()):
+        super().__init__()
+        check_args(args, at_least_1)
+        self.args, self.runs = args, Path("runs").absolute()  # an environment may change folders
+        self.envs = make_envs(args, args.num_envs)
+        self.obs_dim = self.envs.single_observation_space.shape[0]
+        self.obs_space = gym.spaces.Box(-np.inf, np.inf, (self.obs_dim,), np.float32)
+        self.action_space = self.envs.single_action_space
+        self.act_dim = self.action_space.shape[0]
+        self.act_low, self.act_high = self.action_space.low, self.action_space.high
+        self.device = torch.device("cuda" if torch.cuda.is_available() and args.cuda else "cpu")
+        torch.set_num_threads(args.torch_threads)
+        set_random_seed(args.seed)
+
+    def __exit__(self, kind, error, trace):
+        self.envs.close()
+        with suppress(OSError):  # what a full disk did not let the log write
+            super().__exit__(kind, error, trace)
+        begun, full = hasattr(self, "writer"), getattr(error, "errno", None) == errno.ENOSPC
+        if full or (isinstance(error, OSError | MemoryError) and not begun):
+            fail(f"{type(error).__name__}: {error}", code=1 if begun else 2)
+
+    def compile(self, function):
+        """Return a loss with its gradient as one compiled graph, with --compile; else as it is."""
+        if not self.args.compile:
+            return function
+        try:
+            torch._inductor.cpp_builder.get_cpp_compiler()
+        except Exception as error:
+            fail(f"--compile needs a C++ compiler: {error}")
+        torch._dynamo.config.trace_autograd_ops = True
+        torch._inductor.config.cpp.vec_isa_ok = True  # believe the processor: trying is slow
+        return torch.compile(function, fullgraph=True)
+
+    def begin(self, **state):
+        """Start the run, or resume it from its checkpoint; return the first observations.
+
+        `state` is all that a checkpoint holds: `nets`, which has the actor, what else has a
+        `load_state_dict`, and replay buffers. No file changes before all is known to be right.
+        """
+        self.state, args = state, self.args
+        self.eval_envs = make_envs(args, args.eval_episodes)  # a simulator may refuse to run twice
+        self.callback(self.eval_envs.close)
+        self.open_folder()
+        old, self.progress = load(self.dir / "args.json"), load(self.dir / "result.json")
+        for name, value in vars(args).items():
+            if old and name not in ("resume", "total_timesteps") and old.get(name) != value:
+                fail(f"{self.name} has {name} {old.get(name)}, you gave {value}")
+        self.global_step = self.progress.get("step", 0)
+        if self.global_step >= args.total_timesteps:
+            say(f"{self.name} is finished")
+            return None
+        self.restore()
+        if self.global_step > args.total_timesteps != old.get("total_timesteps"):
+            fail(f"{self.name} is at step {self.global_step}, beyond {args.total_timesteps}")
+        self.write_args()
+        self.catch_signals()
+        self.open_log()
+        return self.begin_segment()
+
+    def open_folder(self) -> None:
+        """Make the run's folder, or reopen it to resume, and lock it."""
+        args, now = self.args, time.strftime("%Y-%m-%d_%H-%M-%S") + f"-{time.time_ns() % 10**9:09}"
+        if args.resume and not args.run_name:
+            fail("--resume needs --run-name")
+        default = f"{args.env_id}__{args.exp_name}__{args.seed}__{now}"
+        args.run_name = args.run_name or re.sub(r"[/\\:]", "-", default)
+        self.name, self.dir = f"runs/{args.run_name}", self.runs / args.run_name
+        self.command = f"python {Path(__file__).name} --resume --run-name {args.run_name}"
+        if args.run_name in (".", "..") or self.dir.name != args.run_name:
+            fail(f"--run-name must name a folder, not {args.run_name!r}")
+        if not self.dir.exists():
+            self.dir.mkdir(parents=True)
+            self.callback(lambda: (self.dir / "args.json").exists() or rmtree(self.dir))
+        elif not args.resume:
+            fail(f"{self.name} exists: choose another --run-name, or add --resume to continue it")
+        try:
+            self.enter_context(FileLock(self.dir / "lock").acquire(timeout=0))
+        except Timeout:
+            fail(f"another process is training in {self.name}", code=3)
+
+    def restore(self) -> None:
+        """Load what `save_checkpoint` saved, if there is a checkpoint."""
+        checkpoint = load(self.dir / "checkpoint.pt")
+        if self.progress and not checkpoint:
+            fail(f"{self.name} is finished and has no checkpoint to continue from")
+        self.progress = checkpoint.pop("progress", {"step": 0, "seconds": 0.0})
+        self.global_step = self.iteration_step = self.log_step = self.progress["step"]
+        try:
+            for name, saved in checkpoint.items():
+                part = self.state[name]
+                if hasattr(part, "load_state_dict"):
+                    part.load_state_dict(deepcopy(saved))  # no view of the file
+                    continue
+                for key, value in saved.items():
+                    if torch.is_tensor(value):
+                        getattr(part, key)[: len(value)] = value.numpy()
+                    else:
+                        setattr(part, key, value)
+        except Exception as error:
+            fail(f"cannot load {self.name}/checkpoint.pt: {error}")
+
+    def save_checkpoint(self) -> None:
+        """Save what `begin` was given; of a replay buffer as much as is filled."""
+        step, seconds = self.global_step, time.perf_counter() - self.start_time
+        self.progress |= {"step": step, "seconds": seconds, "SPS": step / seconds}
+        checkpoint = {"progress": self.progress}
+        for name, part in self.state.items():
+            if hasattr(part, "state_dict"):
+                checkpoint[name] = part.state_dict()
+                continue
+            arrays = {k: v for k, v in vars(part).items() if isinstance(v, np.ndarray)}
+            arrays = {k: torch.from_numpy(v[: part.size()]) for k, v in arrays.items()}
+            checkpoint[name] = {"pos": part.pos, "full": part.full} | arrays
+        self.writer.flush()
+        save(self.dir / "checkpoint.pt", checkpoint)
+
+    def write_args(self) -> None:
+        """Write args.json: every argument, and what else has a bearing on the results."""
+        names = "torch", "numpy", "gymnasium", "mujoco", "stable-baselines3"
+        git = {"cwd": Path(__file__).parent, "shell": True, "capture_output": True, "text": True}
+        commit = subprocess.run("git rev-parse -q --verify HEAD", **git).stdout.strip() or None
+        about = {"script": Path(__file__).name, "git_commit": commit, "device": str(self.device)}
+        about["versions"] = {name: version(name) for name in names}
+        save(self.dir / "args.json", vars(self.args) | about)
+        (self.dir / "result.json").unlink(missing_ok=True)
+
+    def catch_signals(self) -> None:
+        """Let SIGTERM and Ctrl-C end the run after the step; a second one ends it at once."""
+        self.stops = stops = []
+
+        def stop(signum, _):  # holds no Run: after a crash in a REPL that would keep its lock
+            stops.append(signum)
+            signal.signal(signum, signal.SIG_DFL)
+
+        if threading.current_thread() is threading.main_thread():  # no other thread gets them
+            for signum in signal.SIGINT, signal.SIGTERM:
+                self.callback(signal.signal, signum, signal.signal(signum, stop))
+
+    def open_log(self) -> None:
+        """Open TensorBoard's writer and the progress bar where the run stands."""
+        args, step = self.args, self.global_step
+        say(f"{self.name}: steps {step:,} to {args.total_timesteps:,} on {self.device}")
+        hook = threading.excepthook  # `log` raises the errors of the writer's thread again
+        threading.excepthook = lambda failed: failed.exc_type is OSError or hook(failed)
+        self.callback(setattr, threading, "excepthook", hook)
+        self.writer = SummaryWriter(str(self.dir), purge_step=step + 1)
+        self.callback(self.writer.close)
+        table = "".join(f"\n|{name}|{value}|" for name, value in vars(args).items())
+        self.writer.add_text("arguments", "|argument|value|\n|-|-|" + table, step + 1)
+        hide = None if sys.stderr else True  # None: if it is no terminal
+        self.bar = tqdm(total=args.total_timesteps, initial=step, unit=" steps", disable=hide)
+        self.callback(self.bar.close)
+        self.log_time = time.perf_counter()
+        self.start_time = self.log_time - self.progress["seconds"]
+
+    def begin_segment(self):
+        """Seed every generator from (seed, global_step), reset the environments, return `obs`."""
+        sequence = np.random.SeedSequence([self.args.seed, self.global_step])
+        seed, numpy_seed, space_seed = sequence.generate_state(3).tolist()
+        set_random_seed(seed)
+        np.random.seed(numpy_seed)  # a generator of PyTorch's kind: from one seed the same numbers
+        self.envs.action_space.seed(space_seed)
+        return self.reset(seed=seed)
+
+    def reset(self, **how):
+        """Reset environments; return the first observations."""
+        return self.finite("observation", self.envs.reset(**how)[0])
+
+    def reset_finished(self, next_obs, dones):
+        """Return the observations to act on: of a new episode where the old one is done."""
+        return self.reset(options={"reset_mask": dones}) if dones.any() else next_obs
+
+    def step(self, actions):
+        """Step the environments and log the episodes that end; return what `envs.step` returns."""
+        self.finite("action", actions)
+        next_obs, rewards, terminations, truncations, infos = self.envs.step(actions)
+        self.global_step += self.args.num_envs
+        self.finite("observation", next_obs)
+        self.finite("reward", rewards)
+        self.stopping = bool(self.stops)  # until the next step: a signal may come at any time
+        self.bar.update(self.global_step - self.bar.n)
+        for i in np.flatnonzero(terminations | truncations):
+            self.log("charts/episodic_return", infos["episode"]["r"][i])
+            self.log("charts/episodic_length", infos["episode"]["l"][i])
+            if "success" in infos:
+                self.log("charts/success", infos["success"][i])
+        return next_obs, rewards, terminations, truncations, infos
+
+    def finite(self, name: str, value):
+        """Return `value`; end the run before a checkpoint gets what no float32 can hold."""
+        numbers = value if isinstance(value, np.ndarray) else torch.as_tensor(value)
+        if not (abs(numbers) <= torch.finfo(torch.float32).max).all():
+            fail(f"{name} is not finite at step {self.global_step} of {self.name}", code=1)
+        return value
+
+    def log(self, tag: str, value) -> None:
+        self.writer.add_scalar(tag, value, self.global_step)
+
+    def due(self, interval: int) -> bool:
+        """Tell whether a multiple of `interval` was passed in this iteration; never for 0."""
+        return interval > 0 and self.global_step // interval > self.iteration_step // interval
+
+    def at_boundary(self) -> bool:
+        """Tell whether `end_iteration` will save a checkpoint and cut the running episodes."""
+        last = self.global_step >= self.args.total_timesteps
+        return last or self.stopping or self.due(self.args.checkpoint_interval)
+
+    def end_iteration(self, obs, metrics: dict):
+        """Log, evaluate, save, stop: whatever is due. Return the observations to go on with."""
+        left, boundary = self.args.total_timesteps - self.global_step, self.at_boundary()
+        evaluating = left <= 0 or self.due(self.args.eval_interval)
+        if evaluating or boundary or self.due(1_000):
+            for name, value in (metrics | dict(self.state["nets"].named_parameters())).items():
+                self.finite(name, value)
+            for name, value in metrics.items():
+                self.log(name if "/" in name else f"losses/{name}", value.mean())
+            speed = (self.global_step - self.log_step) / (time.perf_counter() - self.log_time)
+            self.log("charts/SPS", speed)
+            self.log_step, self.log_time = self.global_step, time.perf_counter()
+        if evaluating:
+            rest = tqdm.format_interval(max(left, 0) / speed) if metrics else "?"  # no update yet
+            self.evaluate(f", {speed:.0f} steps/s, {rest} left")
+        if boundary:
+            self.save_checkpoint()
+            if self.stopping and left > 0:
+                self.close()
+                say(f"stopped at step {self.global_step:,}; to go on: {self.command}")
+                raise SystemExit(75 if signal.SIGTERM in self.stops else 130)
+        self.iteration_step = self.global_step
+        return self.begin_segment() if boundary else obs
+
+    def evaluate(self, speed: str = "") -> None:
+        """Evaluate, log and print; save model.pt, and best_model.pt if none was better before."""
+        nets, progress = self.state["nets"], self.progress
+        scores = evaluate(nets.actor, self.args, self.eval_envs)
+        for name, values in scores.items():
+            self.log(f"eval/{name}", self.finite(f"evaluation {name}", values).mean())
+        returns = scores["episodic_return"]
+        mean, std = float(returns.mean()), float(returns.std(ddof=len(returns) > 1))
+        self.log("eval/episodic_return_std", std)
+        progress |= {"eval_step": self.global_step, "eval_episodes": len(returns)}
+        progress |= {"eval_mean": mean, "eval_std": std}
+        if "success_rate" in scores:
+            progress["eval_success_rate"] = float(scores["success_rate"].mean())
+        save(self.dir / "model.pt", nets.state_dict())
+        if mean >= progress.get("best_mean", -np.inf):
+            progress |= {"best_step": self.global_step, "best_mean": mean}
+            save(self.dir / "best_model.pt", nets.state_dict())
+        self.bar.clear()
+        say(f"step {self.global_step:,}: return {mean:.1f} ± {std:.1f}{speed}")
+
+    def finish(self) -> dict:
+        """Write result.json, the mark of a finished run, and return what it has."""
+        if not (self.dir / "result.json").exists():
+            if self.progress.get("eval_step") != self.global_step:  # stopped before its evaluation
+                self.evaluate()
+            save(self.dir / "result.json", self.progress)
+            self.close()
+            say(f"{self.name} is finished at step {self.global_step:,}")
+            say(f"  tensorboard --logdir {self.name}")
+            say(f"  python evaluate.py {self.name} --video video.mp4")
+            say(f"  {self.command} --total-timesteps {2 * self.global_step}")
+        return self.progress
+
+
+if __name__ == "__main__":
+    if sys.stdout:  # a console without a letter shows a question mark
+        sys.stdout.reconfigure(errors="replace")
+    args = tyro.cli(Args, description=__doc__)
+    if args.resume:  # what is not given is as it was
+        old = load(Path("runs", args.run_name or "", "args.json"))
+        old = {name: value for name, value in old.items() if name in vars(args)}
+        args = tyro.cli(Args, default=Args(**old), description=__doc__)
+    train(args)
