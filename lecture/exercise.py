@@ -14,7 +14,9 @@ import re
 import sys
 import textwrap
 import tokenize
+from copy import deepcopy
 from pathlib import Path
+from zlib import crc32
 
 ROOT = Path(__file__).parent.parent
 DETERMINISTIC = ["QNetwork.forward", "Actor.forward"]
@@ -93,8 +95,27 @@ def task(tree, name: str) -> str:
     parts = [f"set {', '.join(to_set(tree))}"] if name == "act" else []
     parts += [f"it reads {', '.join(settings + batch)}"] if settings + batch else []
     parts += ["x may be float64"] if "x.float()" in code else []
+    uses = sorted(set(re.findall(r"F\.relu|torch\.tanh(?=\(self)|clamp\(-?\d+, \d+\)", code)))
+    parts += [f"it uses {', '.join(uses)}"] if uses else []
     parts += [f"it logs {', '.join(''.join(names) for names in logged)}"] if logged else []
     return "; ".join(parts)
+
+
+def parts(tree, names: list[str]) -> dict[str, int]:
+    """Return a checksum of each definition and statement of a script, its blanks left out."""
+    tree = deepcopy(tree)
+    for name in names:
+        if place := find(tree, name):
+            body, start, stop = place
+            body[start:stop] = [ast.Pass()]
+    found = {}
+    for node in tree.body:
+        members = node.body if isinstance(node, ast.ClassDef) else [node]
+        owner = f"{node.name}." if isinstance(node, ast.ClassDef) else ""
+        for member in members:
+            name = owner + (getattr(member, "name", None) or ast.unparse(member))
+            found[name.split("\n")[0][:60]] = crc32(ast.unparse(member).encode())
+    return found
 
 
 def blank(source: str, names: list[str]) -> str:
@@ -123,14 +144,15 @@ def main() -> None:
     parser.error = fail
     args = parser.parse_args()
     path = args.out or Path(f"my_{args.script}.py")
-    text = blank(script_path(args.script).read_text(encoding="utf-8"), EXERCISES[args.script])
     try:
+        source = script_path(args.script).read_text(encoding="utf-8")
+        text = blank(source, EXERCISES[args.script])
         with open(path, "x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
         fail(f"{path} exists and is left as it is: choose another --out")
     except OSError as error:
-        fail(f"cannot write {path}: {error.strerror}")
+        fail(f"{error.filename}: {error.strerror}")
     print(f"{path}: fill in {', '.join(EXERCISES[args.script])}")
     print(f"  python {Path(__file__).with_name('grade.py')} {path}")
 

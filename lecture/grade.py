@@ -1,8 +1,9 @@
 """Grade a copy that `exercise.py` wrote: check each function that it left blank.
 
 Each function is checked in a process of its own, and the functions around it are those of the real
-script, so that a mistake is reported where it is. Where a function is wrong, numbers show it: what
-was given, what was expected, what came, and a hint. Prints of the file are not shown.
+script, so that a mistake is reported where it is; in a bundle they are the file's own, and what
+they need has to pass first. Where a function is wrong, numbers show it: what was given, what was
+expected, what came, and a hint. Prints of the file are not shown.
 
     python lecture/grade.py my_ddpg.py
 
@@ -11,18 +12,22 @@ Exit codes: 0 all is right, 1 something is not, 2 the file can't be graded.
 
 import argparse
 import ast
+import json
 import multiprocessing
 import os
+import re
 import sys
 from contextlib import suppress
-from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 import torch
-from checks import CHECKS, PPO_CHECKS, Wrong, seed
-from exercise import EXERCISES, definition, fail, find, script_path, to_set
+from exercise import EXERCISES, definition, fail, find, parts, script_path, to_set
+from measure import Wrong, compare, described
+
+EXPECTED = Path(__file__).with_name("expected.json")
+BUNDLE = EXPECTED.exists()  # there is no real script, and what it would give stands in that file
 
 
 # ---- The student's file ----
@@ -37,39 +42,13 @@ def parse(path: Path):
         fail(f"{path} has a syntax error in line {error.lineno}: {error.msg}")
     except (ValueError, RecursionError, MemoryError) as error:
         fail(f"{path} is no Python file: {error}")
-    for algorithm in EXERCISES:
-        if title(real_tree(algorithm)) == title(tree):
-            return tree, algorithm
+    command = re.search(r"python (\w+)_continuous\.py", ast.get_docstring(tree) or "")
+    if command and command[1] in EXERCISES:
+        return tree, command[1]
     fail(f"{path} has the docstring of no script that is an exercise ({', '.join(EXERCISES)})")
 
 
-def title(tree) -> str:
-    return (ast.get_docstring(tree) or "").split("\n")[0]
-
-
-def changed_besides(tree, algorithm: str) -> list[str]:
-    """Return the names of what differs from the real script outside of the exercise."""
-
-    def parts(tree):
-        tree = deepcopy(tree)
-        for name in EXERCISES[algorithm]:
-            if place := find(tree, name):
-                body, start, stop = place
-                body[start:stop] = [ast.Pass()]
-        found = {}
-        for node in tree.body:
-            members = node.body if isinstance(node, ast.ClassDef) else [node]
-            owner = f"{node.name}." if isinstance(node, ast.ClassDef) else ""
-            for member in members:
-                name = getattr(member, "name", None)
-                found[owner + (name or ast.unparse(member))] = ast.unparse(member)
-        return found
-
-    real, own = parts(real_tree(algorithm)), parts(tree)
-    return [name.split("\n")[0][:60] for name in real if own.get(name) != real[name]]
-
-
-# ---- One function ----
+# ---- The real script ----
 @cache
 def real_tree(algorithm: str):
     return ast.parse(script_path(algorithm).read_text(encoding="utf-8"))
@@ -80,20 +59,34 @@ def compiled(algorithm: str):
     return compile(real_tree(algorithm), str(script_path(algorithm)), "exec")
 
 
-def load(algorithm: str) -> ModuleType:
+def real_script(algorithm: str) -> ModuleType:
     """Return the real script as a new module, with `act` as a function."""
     script = ModuleType(algorithm)
     script.__file__ = str(script_path(algorithm))
     exec(compiled(algorithm), vars(script))
-    script.act = act(real_tree(algorithm), script)
+    script.act = act(real_tree(algorithm), script, to_set(real_tree(algorithm)))
     return script
 
 
 @cache
-def real_script(algorithm: str) -> ModuleType:
-    return load(algorithm)
+def record(algorithm: str) -> dict:
+    """Return all that has to be known of the real script."""
+    if BUNDLE:
+        return json.loads(EXPECTED.read_text(encoding="utf-8"))[algorithm]
+    from checks import cases
+
+    tree, names = real_tree(algorithm), EXERCISES[algorithm]
+    known = {"parts": parts(tree, names), "act sets": to_set(tree)}
+    return known | {"cases": cases(real_script(algorithm), names)}
 
 
+def changed_besides(tree, algorithm: str) -> list[str]:
+    """Return the names of what differs from the real script outside of the exercise."""
+    own = parts(tree, EXERCISES[algorithm])
+    return [name for name, sum_ in record(algorithm)["parts"].items() if own.get(name) != sum_]
+
+
+# ---- One function ----
 def run(nodes, script) -> dict:
     """Run statements of the student's file among the script's globals; return what they define."""
     tree, defined = ast.fix_missing_locations(ast.Module(nodes, [])), {}
@@ -101,9 +94,9 @@ def run(nodes, script) -> dict:
     return defined
 
 
-def act(tree, script):
+def act(tree, script, names):
     """Return action selection as a function of what `train` knows at that place."""
-    names = ", ".join(f"'{name}': {name}" for name in to_set(real_tree(script.__name__)))
+    names = ", ".join(f"'{name}': {name}" for name in names)
     (node,) = ast.parse(f"def act(run, args, nets, obs, metrics, t): return {{{names}}}").body
     body, start, stop = find(tree, "act")
     node.body[:0] = body[start:stop]
@@ -119,9 +112,7 @@ def install(script, tree, name: str) -> None:
             with suppress(Exception):
                 vars(script).update(run([node], script))
     owner, _, method = name.rpartition(".")
-    if name == "act":
-        script.act = act(tree, script)
-    elif owner:
+    if owner:
         known = vars(getattr(script, owner))
         for node in definition(tree, owner).body:
             if (
@@ -129,20 +120,43 @@ def install(script, tree, name: str) -> None:
                 or getattr(node, "name", "__doc__") not in known
             ):
                 setattr(getattr(script, owner), node.name, run([node], script)[node.name])
-    else:
+    elif name != "act":
         vars(script).update(run([definition(tree, name)], script))
 
 
-def try_with(tree, algorithm: str, name: str, *others: str) -> None:
-    """Check a function of the student's file among the script's, but for some `others`."""
-    script = load(algorithm)
-    seed(0)
-    for own in name, *others:
-        install(script, tree, own)
-    (PPO_CHECKS if algorithm == "ppo" else CHECKS)[name](script, real_script(algorithm), name)
+def own_script(tree, failed) -> ModuleType:
+    """Return the student's file as a module in which functions that have `failed` say so."""
+    script = ModuleType("student")
+    script.__file__ = "student.py"
+    exec(compile(tree, "<student>", "exec"), vars(script))
+    for name in failed:
+
+        def wait(*_, name=name):
+            raise NotImplementedError(name)
+
+        owner, _, method = name.rpartition(".")
+        setattr(getattr(script, owner) if owner else script, method, wait)
+    return script
 
 
-def check(tree, algorithm: str, name: str) -> Wrong | None:
+def try_with(tree, algorithm: str, name: str, others=()) -> None:
+    """Raise Wrong if a function of the student's file is.
+
+    The `others` are those that are also taken from the file, or in a bundle those that have failed.
+    """
+    try:
+        script = own_script(tree, others) if BUNDLE else real_script(algorithm)
+        if name == "act":
+            script.act = act(tree, script, record(algorithm)["act sets"])
+        for own in () if BUNDLE else (name, *others):
+            install(script, tree, own)
+    except BaseException as error:
+        raise Wrong(described(error), "Is the file itself right, without the grader?") from None
+    for case in record(algorithm)["cases"][name]:
+        compare(script, **case)
+
+
+def check(tree, algorithm: str, name: str, failed=()) -> Wrong | None:
     """Return what is wrong with a function of the student's file, None if nothing is."""
     place = find(tree, name)
     if place is None:
@@ -150,39 +164,38 @@ def check(tree, algorithm: str, name: str) -> Wrong | None:
     body, start, stop = place
     if any("NotImplementedError" in ast.unparse(line) for line in body[start:stop]):
         return Wrong("", "blank")
+    policy = "Actor.distribution"
     try:
-        try_with(tree, algorithm, name)
+        try_with(tree, algorithm, name, failed if BUNDLE else ())
     except Wrong as wrong:
-        policy = "Actor.distribution"
-        if name not in ("Actor.sample", "Actor.forward") or policy not in EXERCISES[algorithm]:
+        if BUNDLE or name[:6] != "Actor." or name == policy or policy not in EXERCISES[algorithm]:
             return wrong
-        with suppress(Wrong, SyntaxError):  # it may be right with the file's own policy
-            try_with(tree, algorithm, name, policy)
+        with suppress(Wrong):  # it may be right with the file's own policy
+            try_with(tree, algorithm, name, [policy])
             return None
         return wrong
-    except SyntaxError as error:  # that only the compiler sees, such as `break` outside a loop
-        return Wrong(f"line {error.lineno}: {error.msg}", "Python cannot compile this.")
     return None
 
 
 # ---- Processes ----
-def work(tree, algorithm, name, sender):
+def work(tree, algorithm, name, failed, sender):
     """Check one function, in a process whose prints nobody sees."""
     for number, mode in (0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY):
         os.dup2(os.open(os.devnull, mode), number)
     torch.set_num_threads(1)
-    real_script(algorithm)
+    record(algorithm)
     sender.send("ready")
-    wrong = check(tree, algorithm, name)
+    wrong = check(tree, algorithm, name, failed)
     sender.send(wrong and wrong.args)
     os._exit(0)
 
 
-def grade(tree, algorithm: str, name: str, timeout: float) -> Wrong | None:
+def grade(tree, algorithm: str, name: str, timeout: float, failed=()) -> Wrong | None:
     """Check one function in a process of its own."""
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=work, args=(tree, algorithm, name, sender), daemon=True)
+    args = tree, algorithm, name, failed, sender
+    process = context.Process(target=work, args=args, daemon=True)
     process.start()
     sender.close()
     try:
@@ -204,8 +217,8 @@ def report(name: str, wrong: Wrong | None) -> str:
     if wrong is None:
         return f"{name:22}passed"
     came, hint, given, expected = (*wrong.args, "", "")[:4]
-    if hint == "blank":
-        return f"{name:22}blank"
+    if not came:  # blank, or it waits for another
+        return f"{name:22}{hint}"
     lines = [f"{name:22}wrong"]
     for label, text in ("given", given), ("expected", expected), ("came", came), ("hint", hint):
         for i, line in enumerate(text.split("\n") if text else []):
@@ -226,14 +239,14 @@ def main() -> None:
     print(f"{args.file} is a copy of {script_path(algorithm).name}")
     if changed := changed_besides(tree, algorithm):
         print(f"changed besides and not graded: {', '.join(changed)}")
-    real_script(algorithm)  # its imports, once for all processes
-    right = 0
+    failed = []
     for name in EXERCISES[algorithm]:
-        wrong = grade(tree, algorithm, name, args.timeout)
+        wrong = grade(tree, algorithm, name, args.timeout, failed)
         print(report(name, wrong), flush=True)
-        right += wrong is None
-    print(f"{right} of {len(EXERCISES[algorithm])} passed")
-    sys.exit(right < len(EXERCISES[algorithm]))
+        failed += [name] * (wrong is not None)
+    count = len(EXERCISES[algorithm])
+    print(f"{count - len(failed)} of {count} passed")
+    sys.exit(len(failed) > 0)
 
 
 if __name__ == "__main__":
