@@ -6,6 +6,7 @@ its first fence the exact statement that it is about, the rest its equation and 
 - A ```python fence anchors a note. A child of the ladder inherits it where the function has the
   same statement, unless a note of its own covers these lines.
 - A ```diff fence, some changed lines, anchors the caption of a hunk of the rung from the parent.
+  If it begins in bold, the equations beside these lines are on the rung's second slide.
 
 What does not fit is added to `faults`.
 """

@@ -1,14 +1,13 @@
 """Build the lecture's site from the live scripts: python lecture/build.py
 
-Reads the scripts, lecture/notes/ (lecture/anchors.py explains them), docs/ladder.md, results/ and
-the tests; writes site/, which opens from disk without a network. Where something no longer fits
+Reads the scripts, lecture/notes/ (lecture/anchors.py explains them), docs/, results/ and the
+tests; writes site/, which opens from disk without a network. Where something no longer fits
 nothing is written: each fault gets a line, the exit code is 2.
 
 Links in the notes: code:td3/critic_loss, rung:ddpg-td3, test:test_losses/check_polyak.
 """
 
 import ast
-import csv
 import functools
 import itertools
 import re
@@ -22,13 +21,18 @@ from pathlib import Path
 from anchors import ROOT, Hunk, Script, faults, load
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
+from matplotlib import rc_context
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 from py_mini_racer import JSEvalException, MiniRacer
 from pygments.lexers import PythonLexer
 from pygments.token import STANDARD_TYPES
 
+sys.path.insert(0, str(ROOT))
+import plot  # noqa: E402
+
 SITE = ROOT / "lecture" / "site"
-VIDEOS = "*.mp4", "*.webp", "*.gif"
+VIDEOS = ".mp4", ".webp", ".gif"
+COLUMNS, ROWS = 88, 19  # of a slide's code, in letters of 22 pixels on 1280 x 720
 
 
 # ---- Code ----
@@ -119,33 +123,54 @@ def hunk_parts(hunk: Hunk, new: Script) -> list[tuple[str, range, range]]:
     return [*parts[:-1], (kind, gone, come)]
 
 
+def deal(pieces, room: int) -> list[list[tuple]]:
+    """Cut pieces (part, side, [(line, rows)]) into slides of so many rows, best between pieces."""
+    sizes = [sum(high for _, high in lines) for *_, lines in pieces]
+    sums = list(itertools.accumulate(sizes))
+    if sums[-1] <= room:
+        return [pieces]
+    if sums[0] > room:
+        (part, side, lines), *others = pieces
+        half = len(lines) // 2
+        return deal([(part, side, lines[:half]), (part, side, lines[half:]), *others], room)
+    cut = min((abs(size - sums[-1] / 2), n) for n, size in enumerate(sums, 1) if size <= room)[1]
+    return [pieces[:cut], *deal(pieces[cut:], ROWS)]
+
+
 def hunk_page(hunk: Hunk, old: Script, new: Script) -> dict:
-    """Return a hunk for its template."""
+    """Return a hunk for its template: slides of parts, each of them its kind and two sides."""
     parts = []
     for kind, gone, come in hunk_parts(hunk, new):
         parts.append((kind, gone, come, [old.lines[n] for n in gone], [new.lines[n] for n in come]))
     shown = [line for kind, *_, left, right in parts if kind != "gap" for line in left + right]
     cut = min(len(line) - len(line.lstrip()) for line in shown if line.strip())
-    html, halves, stacked, beside = [], 0, 0, 0
-    for kind, gone, come, left, right in parts:
-        marks, lines = [{}, {}], ["", ""]
-        if kind == "gap":
-            left, right = [], [""]
-        elif left and right:
-            marks = changed_characters(left, right)
-            halves = max(halves, *(len(line) - cut for line in left + right))
-        for side, script, numbers in (0, old, gone), (1, new, come):
-            for at, n in enumerate(numbers if kind != "gap" else []):
-                lines[side] += line_html(rows(script)[n], cut, marks[side].get(at, ()))
-        html.append((kind, *lines))
-        stacked, beside = stacked + len(left) + len(right), beside + max(len(left), len(right))
+    pairs = [left + right for *_, left, right in parts if left and right]
+    halves = max((len(line) - cut for lines in pairs for line in lines), default=0)
     wide = max(30, *(len(line) - cut for line in shown))
-    # side by side where that leaves the letters large on a screen of 16:9 (in % of its height)
-    both = max(wide, 2 * halves + 6)
-    side = halves and min(262 / both, 42 / beside) >= min(2.4, 262 / wide, 42 / stacked)
-    cols, height = (both, beside) if side else (wide + 2, stacked)
-    page = {"head": hunk.head, "caption": hunk.caption, "parts": html, "side": side}
-    return page | {"cols": cols, "rows": height}
+    room = ROWS - len(hunk.caption.text) // 85
+    high = sum(max(len(left), len(right)) for *_, left, right in parts)
+    side = halves and high <= room and max(wide, 2 * halves + 6) <= COLUMNS
+    pieces = []
+    for part, (kind, gone, come, left, right) in enumerate(parts):
+        marks = changed_characters(left, right) if left and right else [{}, {}]
+        for at, script, numbers in (0, old, gone), (1, new, come):
+            lines = [("", 1)] if kind == "gap" and at else []
+            for n, number in enumerate(numbers if kind != "gap" else []):
+                row = line_html(rows(script)[number], cut, marks[at].get(n, ()))
+                lines.append((row, 1 + (len(script.lines[number]) - cut > COLUMNS)))
+            if lines:
+                pieces.append((part, at, lines))
+    slides = []
+    for slide in [pieces] if side else deal(pieces, room):
+        slides.append([])
+        for part, group in itertools.groupby(slide, lambda piece: piece[0]):
+            sides = {at: "".join(row for row, _ in lines) for _, at, lines in group}
+            slides[-1].append((parts[part][0], sides.get(0, ""), sides.get(1, "")))
+        high = high if side else sum(high for *_, lines in slide for _, high in lines)
+        slides[-1] = {"parts": slides[-1], "rows": high}
+    slides = [slide for slide in slides if any(kind == "change" for kind, *_ in slide["parts"])]
+    page = {"head": hunk.head, "caption": hunk.caption, "side": side, "slides": slides}
+    return page | {"cols": max(wide, 2 * halves + 4 if side else 0) + 2}
 
 
 # ---- Text ----
@@ -233,36 +258,62 @@ class Text:
 
 # ---- Pages ----
 def script_rows(script: Script, text: Text) -> list[dict]:
-    """Cut a script where a note, a function or a section starts: notes and their lines of code."""
-    starts = {note.first for note in script.notes} | {script.rulers["Config"]}
-    tops = {span[0]: name for name, span in script.functions.items()}
-    ends = {last + 1 for name, (_, last) in script.functions.items() if "." not in name}
+    """Cut a script where a function or a section starts, and these rows where a note starts."""
     sections = {n: name for name, n in script.rulers.items()}
-    starts |= {first for first, name in tops.items() if "." not in name} | ends | set(sections)
-    starts = sorted(n for n in starts if script.rulers["Config"] <= n <= script.end)
+    tops = {span[0]: name for name, span in script.functions.items() if "." not in name}
+    starts = {script.functions[name][1] + 1 for name in tops.values()} | {*tops, *sections}
+    cuts = sorted(starts | {note.first for note in script.notes} | {script.end + 1})
+    cuts = [n for n in cuts if script.rulers["Config"] <= n <= script.end + 1]
     found = []
-    for first, after in itertools.pairwise([*starts, script.end + 1]):
+    for first, after in itertools.pairwise(cuts):
         last = after - 1
-        while last > first and not script.lines[last - 1].strip():
+        while last > first and not script.lines[last - 1].strip() and after in starts:
             last -= 1
         notes = [note for note in script.notes if note.first == first]
         hits = {n for note in notes for n in range(note.first, note.last + 1)}
         hits = {n for n in hits if not re.match(r"(@|class |def )", script.lines[n - 1])}
-        lines = script.lines[first - 1 : last]
-        if not any(line.strip() for line in lines):
+        if not any(line.strip() for line in script.lines[first - 1 : last]):
             continue
+        if first in starts:
+            found.append({"section": sections.get(first), "head": tops.get(first), "parts": []})
+            top = end = 0  # pixels, about: of the code, and of the notes if they are beside it
         names = [name for name, span in script.functions.items() if first <= span[0] <= last]
-        head = tops.get(first, "")
-        found.append(
-            {
-                "section": sections.get(first),
-                "head": head if "." not in head else "",
-                "ids": [name for name in names if name != head or "." in head],
-                "notes": [(note, text.html(note.text, note.file)) for note in notes],
-                "first": first,
-                "code": code_html(script, first, last, hits),
-            }
-        )
+        part = {"ids": [name for name in names if name != tops.get(first)], "notes": []}
+        for note in notes:
+            begin, rest = re.fullmatch(r"(\$\$.*?\$\$)?(.*)", note.text, re.DOTALL).groups("")
+            end = max(top, end) + 25 + 0.48 * len(rest)
+            end += 40 + 25 * begin.count(r"\\") if begin else 0
+            part["notes"].append((note, text.html(begin, note.file), text.html(rest, note.file)))
+        top += 20 * (after - first)
+        found[-1]["parts"].append(part | {"code": code_html(script, first, last, hits)})
+        found[-1]["beside"] = end < top + 200
+    return found
+
+
+def equations(hunks: list[Hunk], *scripts: Script) -> list[list[str]]:
+    """Return the equations beside the hunks whose captions begin in bold: old ones, new ones."""
+    pairs = []
+    for hunk in hunks:
+        if hunk.caption.text.startswith("**"):
+            pairs.append([])
+            for side, script in enumerate(scripts):
+                lines = {n + 1 for change in hunk.changes for n in change[side]}
+                notes = [
+                    n for n in script.notes if not lines.isdisjoint(range(n.first, n.last + 1))
+                ]
+                found = re.findall(r"^\$\$.*?\$\$$", "\n".join(n.text for n in notes), re.M | re.S)
+                pairs[-1].append("\n".join(found))
+    return [pair for pair in pairs if any(pair)]
+
+
+def curves(scripts: dict[str, Script]) -> dict:
+    """Return for each script that has runs its learning curves and its parent's, as data."""
+    data, found = plot.read(plot.Args((ROOT / "results" / "curves.csv",))), {}
+    for name, script in scripts.items():
+        own = data[(data.script == name) & (data.env_id != "InvertedPendulum-v4")]
+        if not own.empty:
+            both = data.script.isin([name, script.parent]) & data.panel.isin(own.panel)
+            found[f"{name}.svg"] = data[both]
     return found
 
 
@@ -295,34 +346,46 @@ def metrics(scripts) -> str:
     return "\n".join(table)
 
 
-def render(scripts: dict[str, Script], rungs: dict[str, list[Hunk]], engine) -> dict[str, str]:
+def videos() -> list[tuple[str, str, str]]:
+    """Return the videos in results/: file, what it shows, caption; from docs/results.md."""
+    page = (ROOT / "docs" / "results.md").read_text()
+    rows = re.findall(r"^\| !\[(.+?)\]\(\.\./results/(.+?)\) \| (.+) \|$", page, re.MULTILINE)
+    there = {path.name for path in (ROOT / "results").iterdir() if path.suffix in VIDEOS}
+    for name in sorted(there ^ {file for _, file, _ in rows}):
+        faults.append(f"docs/results.md: no row for results/{name}, or no such file")
+    return [(file, what, caption) for what, file, caption in rows]
+
+
+def render(scripts: dict[str, Script], rungs, engine, figures) -> dict[str, str]:
     """Return the site's pages."""
     text, texts, pages = Text(scripts, rungs, engine), ladder_texts(scripts), {}
     loader = FileSystemLoader(SITE)
     jinja = Environment(loader=loader, undefined=StrictUndefined, autoescape=True)
     jinja.globals |= {"scripts": scripts, "rungs": rungs, "texts": texts, "html": text.html}
-    jinja.globals |= {"code_html": code_html}
+    jinja.globals |= {"code_html": code_html, "figures": figures, "videos": videos()}
     jinja.trim_blocks = jinja.lstrip_blocks = True
 
     def page(name, template, **content):
         pages[name] = jinja.get_template(template).render(page=name, **content)
 
-    for name, script in scripts.items():
-        page(f"{name}.html", "script.html", script=script, rows=script_rows(script, text))
-    for name, hunks in rungs.items():
+    for (name, script), after in zip(scripts.items(), [*scripts][1:] + [None], strict=True):
+        rows = script_rows(script, text)
+        page(f"{name}.html", "script.html", script=script, rows=rows, after=after)
+    for (name, hunks), after in zip(rungs.items(), [*rungs][1:] + [None], strict=True):
         parent, child = (scripts[part] for part in name.split("-"))
         shown = [hunk_page(hunk, parent, child) for hunk in hunks]
         title, idea, about = texts[name]
         changed = sum(len(gone) + len(come) for hunk in hunks for gone, come in hunk.changes)
-        rung = {"title": title, "idea": idea, "about": about, "changed": changed}
-        page(f"{name}.html", "rung.html", parent=parent, child=child, hunks=shown, **rung)
+        rung = {"title": title, "idea": idea, "about": about, "changed": changed, "after": after}
+        rung |= {"parent": parent, "child": child, "hunks": shown}
+        page(f"{name}.html", "rung.html", pairs=equations(hunks, parent, child), **rung)
     handout = (ROOT / "lecture" / "notes" / "handout.md").read_text()
     page("handout.html", "handout.html", body=text.html(handout, "lecture/notes/handout.md"))
-    with open(ROOT / "results" / "table.csv") as file:
-        rows = list(csv.DictReader(file))
-    videos = sorted(path.name for end in VIDEOS for path in (ROOT / "results").glob(end))
-    table = text.html(metrics(scripts), "docs")
-    page("results.html", "results.html", rows=rows, videos=videos, metrics=table)
+    table = (ROOT / "docs" / "results.md").read_text()
+    table = re.search(r"<!-- table -->\n(.*?)<!-- /table -->", table, re.DOTALL)[1]
+    table = text.html(table.replace(" ±", "\N{NO-BREAK SPACE}±"), "docs/results.md")
+    explained = text.html(metrics(scripts), "docs")
+    page("results.html", "results.html", table=table, metrics=explained)
     page("index.html", "index.html")
     tests = [
         (name, file, first, [line_html(row) for row in highlight(code)])
@@ -336,8 +399,9 @@ def main(out: Path) -> int:
     scripts, rungs = load()
     pages = {}
     if not faults:
+        figures = curves(scripts)
         with MiniRacer() as engine:
-            pages = render(scripts, rungs, engine)
+            pages = render(scripts, rungs, engine, figures)
     if faults:
         for fault in dict.fromkeys(faults):
             print("error:", fault, file=sys.stderr)
@@ -346,12 +410,16 @@ def main(out: Path) -> int:
     shutil.copytree(SITE / "katex", out / "katex")
     for name, page in pages.items():
         (out / name).write_text(page)
+    for name, data in figures.items():
+        with rc_context(plot.LOOK):
+            figure = plot.draw_curves(data, "evaluation return")
+            figure.savefig(out / name, metadata={"Date": None})
     for name in "style.css", "site.js":
         shutil.copy(SITE / name, out)
-    for end in ("*.png", *VIDEOS):
-        for path in (ROOT / "results").glob(end):
+    for path in (ROOT / "results").iterdir():
+        if path.suffix in (".png", *VIDEOS):
             shutil.copy(path, out)
-    print(f"{len(pages)} pages: open {out / 'index.html'} in a browser")
+    print(f"open {out / 'index.html'} in a browser")
     return 0
 
 

@@ -2,13 +2,13 @@
 const root = document.documentElement;
 const theme = document.getElementById("theme");
 function setTheme(name) {
-  root.style.colorScheme = name;
+  root.dataset.theme = name;
   theme.setAttribute("aria-pressed", name === "dark");
 }
 if (localStorage.theme) setTheme(localStorage.theme);
 theme.hidden = false;
 theme.onclick = () => {
-  const now = root.style.colorScheme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+  const now = root.dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
   localStorage.theme = now === "dark" ? "light" : "dark";
   setTheme(localStorage.theme);
 };
@@ -34,12 +34,14 @@ reachable();
 addEventListener("resize", reachable);
 document.fonts.ready.then(reachable);
 
-// The deck: one hunk a slide.
+// The deck: a rung as slides; the last one leads to the next rung's.
 const start = document.getElementById("slides");
 const slides = [...document.querySelectorAll(".slide")];
+const after = document.getElementById("after");
 let now = 0;
 const inDeck = () => document.body.classList.contains("deck");
 function show(n) {
+  if (n === slides.length && after) location.href = after.href + "#slides";
   now = Math.min(Math.max(n, 0), slides.length - 1);
   slides.forEach((slide, i) => slide.classList.toggle("now", i === now));
   document.getElementById("count").textContent = `${now + 1} / ${slides.length}`;
@@ -49,7 +51,7 @@ function openDeck() {
   document.body.classList.add("deck");
   document.querySelector(".deckbar").hidden = false;
   show(0);
-  if (root.requestFullscreen) root.requestFullscreen().catch(() => {});
+  if (navigator.userActivation?.isActive) root.requestFullscreen?.().catch(() => {});
 }
 function closeDeck() {
   if (!inDeck()) return;
@@ -65,7 +67,7 @@ if (start) {
   document.getElementById("next").onclick = () => show(now + 1);
   document.addEventListener("fullscreenchange", () => document.fullscreenElement || closeDeck());
   document.addEventListener("keydown", (event) => {
-    const turn = { ArrowRight: 1, ArrowDown: 1, PageDown: 1, ArrowLeft: -1, ArrowUp: -1, PageUp: -1 };
+    const turn = { " ": 1, ArrowRight: 1, ArrowDown: 1, PageDown: 1, ArrowLeft: -1, ArrowUp: -1, PageUp: -1 };
     if (!inDeck() || event.altKey || event.ctrlKey || event.metaKey) return;
     if (event.key in turn) show(now + turn[event.key]);
     else if (event.key === "Home") show(0);
@@ -74,4 +76,5 @@ if (start) {
     else return;
     event.preventDefault();
   });
+  if (location.hash === "#slides") openDeck();
 }
