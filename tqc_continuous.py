@@ -160,9 +160,9 @@ def quantile_loss(quantiles, targets):
     """Return the quantile Huber loss of (batch, 25), for any number of targets, a scalar."""
     # E[|τ_m - 1{u < 0}| Huber(u)], u = y_k - θ_m   [Dabney et al. 2018, Alg. 1]
     errors = targets.unsqueeze(1) - quantiles.unsqueeze(2)
-    huber = torch.where(errors.abs() < 1, errors**2 / 2, errors.abs() - 0.5)
+    huber = F.huber_loss(errors, torch.zeros_like(errors), reduction="none")
     levels = ((torch.arange(25, device=errors.device) + 0.5) / 25).unsqueeze(1)
-    return (torch.where(errors < 0, 1 - levels, levels) * huber).mean()
+    return ((levels - (errors < 0).float()).abs() * huber).mean()
 
 
 def critic_loss(nets, data, args):

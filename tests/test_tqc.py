@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import OWN, QUICK
 from test_losses import BIAS, SCALE, arrays, assert_caught, assert_gradient_in, assert_slope, layer
 from test_sac import TEMPERATURES, numpy_sample, sac_setup
 from test_svg0 import noise
@@ -117,13 +118,10 @@ MUTANTS = {
     ),
     "no entropy in the target": ("- alpha * next", "- 0 * next", "critic_loss_value"),
     "entropy shunned in the target": ("- alpha * next", "+ alpha * next", "critic_loss_value"),
-    "levels the wrong way": (
-        "errors < 0, 1 - levels, levels",
-        "errors < 0, levels, 1 - levels",
-        "critic_loss_value",
-    ),
+    "levels the wrong way": ("(errors < 0)", "(errors > 0)", "critic_loss_value"),
     "levels from 0 on": ("+ 0.5) / 25", "+ 0.0) / 25", "critic_loss_value"),
-    "square alone": ("errors.abs() < 1", "errors.abs() < 99", "critic_loss_value"),
+    "square alone": ("F.huber_loss(", "0.5 * F.mse_loss(", "critic_loss_value"),
+    "a wider square": ('reduction="none"', 'reduction="none", delta=2.0', "critic_loss_value"),
     "second critic not trained": ("qf1_loss + qf2_loss,", "qf1_loss,", "critic_loss_value"),
     "minimum in the objective": (
         "(qf1_a_values + qf2_a_values) / 2",
@@ -154,3 +152,11 @@ def test_quantiles_of_a_sample_are_found():
         quantiles.data -= 1e6 * gradient
     expected = 1e5 * (np.arange(25) + 0.5) / 25
     np.testing.assert_allclose(quantiles.detach()[0], expected, atol=200)
+
+
+def test_a_target_must_be_left(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="^2$"):
+        tqc.train(tqc.Args(**QUICK | OWN["tqc_continuous"] | {"drop": 25}))
+    error = "error: --drop must be below 25, the quantiles of a critic, not 25\n"
+    assert capsys.readouterr().err == error
