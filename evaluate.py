@@ -9,12 +9,13 @@
     python evaluate.py runs/NAME runs/OTHER
     python evaluate.py runs/NAME --video cheetah.mp4
 
-A run may still be training: model.pt is written at each evaluation. Its args.json
-names the script, which is looked for beside this file, and has its arguments. With
-the same seed and number of episodes the returns are those of the last evaluation,
-exactly so on the CPU of the kind of machine that it trained on. `std` divides by
-n - 1. The video is made after the returns are printed: one that fails costs a line
-that says why, and exit code 2.
+- A run may still be training: model.pt is written at each evaluation.
+- Its args.json names the script, which is looked for beside this file.
+- With the run's own seed and number of episodes the returns are those of its
+  last evaluation, exactly so on the CPU of the kind that it trained on.
+- `std` divides by n - 1.
+- The video is made after the returns are printed: one that fails costs a line
+  that says why, and exit code 2.
 """
 
 import importlib.util
@@ -43,9 +44,9 @@ GIF += "[a]palettegen=max_colors=32[colours];[b][colours]paletteuse=dither=none"
 class Args:
     runs: tyro.conf.Positional[tuple[Path, ...]]  # folders of runs
     best: bool = False  # play best_model.pt, of the best evaluation, not model.pt, of the last
-    episodes: int | None = None  # how many, in environments of their own (None: as the run does)
-    seed: int | None = None  # play what a run of this seed would play (None: of the run's own)
-    script: Path | None = None  # training script (None: the one named in args.json, beside this)
+    episodes: int | None = None  # how many, in environments of their own; None: as the run does
+    seed: int | None = None  # play what a run of this seed would play; None: of the run's own
+    script: Path | None = None  # training script; None: the one named in args.json, beside this
     json: bool = False  # print JSON, which has the discounted returns too, not a table
     video: Path | None = None  # record one run's first episode: .mp4, or .gif of its first 5 s
 

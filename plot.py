@@ -48,10 +48,10 @@ LOOK |= {"legend.title_fontsize": 8, "savefig.bbox": "tight", "svg.hashsalt": "p
 @dataclass
 class Args:
     runs: tyro.conf.Positional[tuple[Path, ...]]  # run folders, folders of those, or curves.csv
-    out: Path = Path("plots")  # folder for the figures, the table and the data
+    out: Path = Path("plots")  # folder for figures, data, table.csv (with published returns)
     tag: tuple[str, ...] = (RETURN,)  # what to draw, TensorBoard's tags
     panels: tuple[str, ...] = ()  # environments to draw, all if none is named
-    table_steps: tuple[int, ...] = (100_000, 300_000, 1_000_000)  # columns of the table
+    table_steps: tuple[int, ...] = (100_000, 300_000, 1_000_000)  # steps of the table's rows
 
 
 # ---- Reading ----
@@ -272,7 +272,7 @@ def main(args: Args) -> None:
         except OSError as error:
             fail(f"cannot write {args.out}: {error}")
     print(table[table.columns[:-1]].to_string(index=False, float_format="{:.1f}".format, na_rep=""))
-    if "comparison" not in figures and data.curve.nunique() > len(args.tag):
+    if "comparison" not in figures and data.groupby(RUN).ngroups > data.panel.nunique():
         print(f"no comparison: it takes {MIN_SEEDS} runs of two scripts. {stats.WORTH}")
     print(f"{data.groupby(RUN).ngroups} run(s): {', '.join(figures)} and table in {args.out}")
 

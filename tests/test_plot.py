@@ -597,10 +597,11 @@ def test_no_verdict_from_fewer_than_five_runs(tmp_path, capsys, seeds):
     assert ("20 % seem to differ with 3 runs" in out) == (seeds < 5)
 
 
-def test_one_script_needs_no_comparison(tmp_path, capsys):
-    write(tmp_path / "runs" / "one", {10: 1})
-    plot.main(plot.Args((tmp_path / "runs",), tmp_path / "out"))
-    assert "comparison" not in capsys.readouterr().out
+def test_two_seeds_are_told_why_there_is_no_comparison_and_one_run_is_not(tmp_path, capsys):
+    for seed in 1, 2:
+        write(tmp_path / "runs" / f"seed{seed}", {10: 1}, seed=seed)
+        plot.main(plot.Args((tmp_path / "runs",), tmp_path / "out"))
+        assert ("no comparison: it takes 5 runs" in capsys.readouterr().out) == (seed == 2)
 
 
 def test_comparison_is_drawn():
@@ -663,14 +664,15 @@ def test_command_draws_and_needs_no_torch(tmp_path):
     assert done.stdout.endswith("1 run(s): curves and table in plots\n")
 
 
-@pytest.mark.parametrize("tool", ["plot.py", "stats.py"])
+@pytest.mark.parametrize("tool", ["plot.py", "stats.py", "evaluate.py"])
 def test_help_says_what_the_tool_is_with_an_example(tool):
     command = [sys.executable, str(ROOT / tool), "--help"]
     environment = os.environ | {"COLUMNS": "80"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    assert re.search(r"^    .*plot", done.stdout, re.MULTILINE)
+    assert re.search(rf"^    .*(plot|{tool})", done.stdout, re.MULTILINE)
     assert max(map(len, done.stdout.splitlines())) <= 80
+    assert not re.search(r"\(None: .*default", " ".join(done.stdout.split()))
 
 
 def test_header_pins_what_requirements_pin():
