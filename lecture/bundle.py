@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 from exercise import EXERCISES, ROOT, blank, fail, script_path
-from grade import record
+from grade import expected, record
 
 COPIED = {
     "README.md": "lecture/homework.md",
@@ -81,7 +81,10 @@ def files() -> dict[str, str]:
     texts = {name: (ROOT / path).read_text(encoding="utf-8") for name, path in COPIED.items()}
     for name, blanks in EXERCISES.items():
         texts[f"my_{name}.py"] = blank(script_path(name).read_text(encoding="utf-8"), blanks)
-    texts["expected.json"] = json.dumps({name: record(name) for name in EXERCISES})
+    known = {}
+    for name, blanks in EXERCISES.items():
+        known[name] = record(name) | {"cases": {own: expected(name, own) for own in blanks}}
+    texts["expected.json"] = json.dumps(known)
     texts["group_problems.ipynb"] = json.dumps(questions(), indent=1, ensure_ascii=False)
     curves = pd.read_csv(ROOT / "results/curves.csv", keep_default_na=False)
     which = {"script": ["ddpg", "ppo"], "env_id": ["HalfCheetah-v4", "Hopper-v4"], "variant": [""]}

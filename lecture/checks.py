@@ -28,10 +28,10 @@ SCALE, BIAS = (HIGH - LOW) / 2, (HIGH + LOW) / 2
 BOUNDS = {"bounds of the actions": f"{LOW.tolist()} to {HIGH.tolist()}"}
 
 
-def cases(script, names) -> dict[str, list[dict]]:
-    """Return for each function the arguments of measure.compare, as JSON has them."""
-    checks = PPO_CHECKS if script.__name__ == "ppo" else CHECKS
-    return {name: list(checks[name](script, name)) for name in names}
+def cases(script, name: str) -> list[dict]:
+    """Return what is expected of a function: arguments of measure.compare, as JSON has them."""
+    check = (PPO_CHECKS if script.__name__ == "ppo" else CHECKS)[name]
+    return list(check(script, name))
 
 
 def case(

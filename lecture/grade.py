@@ -70,14 +70,21 @@ def real_script(algorithm: str) -> ModuleType:
 
 @cache
 def record(algorithm: str) -> dict:
-    """Return all that has to be known of the real script."""
+    """Return what has to be known of the real script besides what its functions return."""
     if BUNDLE:
         return json.loads(EXPECTED.read_text(encoding="utf-8"))[algorithm]
+    tree = real_tree(algorithm)
+    return {"parts": parts(tree, EXERCISES[algorithm]), "act sets": to_set(tree)}
+
+
+@cache
+def expected(algorithm: str, name: str) -> list[dict]:
+    """Return what is expected of a function, as arguments of `compare`."""
+    if BUNDLE:
+        return record(algorithm)["cases"][name]
     from checks import cases
 
-    tree, names = real_tree(algorithm), EXERCISES[algorithm]
-    known = {"parts": parts(tree, names), "act sets": to_set(tree)}
-    return known | {"cases": cases(real_script(algorithm), names)}
+    return cases(real_script(algorithm), name)
 
 
 def changed_besides(tree, algorithm: str) -> list[str]:
@@ -152,7 +159,7 @@ def try_with(tree, algorithm: str, name: str, others=()) -> None:
             install(script, tree, own)
     except BaseException as error:
         raise Wrong(described(error), "Is the file itself right, without the grader?") from None
-    for case in record(algorithm)["cases"][name]:
+    for case in expected(algorithm, name):
         compare(script, **case)
 
 
@@ -183,7 +190,7 @@ def work(tree, algorithm, name, failed, sender):
     for number, mode in (0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY):
         os.dup2(os.open(os.devnull, mode), number)
     torch.set_num_threads(1)
-    record(algorithm)
+    expected(algorithm, name)
     sender.send("ready")
     wrong = check(tree, algorithm, name, failed)
     sender.send(wrong and wrong.args)
@@ -239,6 +246,9 @@ def main() -> None:
     print(f"{args.file} is a copy of {script_path(algorithm).name}")
     if changed := changed_besides(tree, algorithm):
         print(f"changed besides and not graded: {', '.join(changed)}")
+    with suppress(Exception):  # what the file imports, once for all processes
+        imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        run(imports, ModuleType("imports"))
     failed = []
     for name in EXERCISES[algorithm]:
         wrong = grade(tree, algorithm, name, args.timeout, failed)
