@@ -46,9 +46,9 @@ import threading
 import time
 import warnings
 import zipfile
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime
 from importlib.metadata import version
-from shutil import rmtree
 
 import gymnasium as gym
 from filelock import FileLock, Timeout
@@ -282,6 +282,15 @@ def fail(message: str, code: int = 2):
     raise SystemExit(code)
 
 
+@contextmanager
+def attempt(task: str, code: int = 2):
+    """Exit with one line, not a traceback, if what stands inside fails."""
+    try:
+        yield
+    except Exception as error:
+        fail(f"cannot {task}: {type(error).__name__}: {error}", code)
+
+
 def say(message: str) -> None:
     """Print a line. If its reader is gone, as `| tee` is after Ctrl-C, the run goes on."""
     try:
@@ -295,7 +304,7 @@ def check_args(args, at_least_1) -> None:
     at_least_1 += "total_timesteps", "num_envs", "max_episode_steps", "torch_threads"
     for name, value in vars(args).items():
         if isinstance(value, int | float):
-            negative = (getattr(type(args), name, 0) or 0) < 0
+            negative = (getattr(Args, name) or 0) < 0
             low = -(2**31) if negative else name in (*at_least_1, "eval_episodes")
             high = 1 if name in ("gamma", "tau", "gae_lambda") else 2**31
             if not low <= value <= high:
@@ -324,16 +333,14 @@ def make_envs(args, num_envs: int, wrappers=(), **kwargs) -> gym.vector.VectorEn
     options = {"autoreset_mode": gym.vector.AutoresetMode.DISABLED}
     wrappers = [*wrappers, Shield, gym.wrappers.RecordEpisodeStatistics]
     kwargs["max_episode_steps"] = args.max_episode_steps
-    try:
+    with attempt(f"make {args.env_id} with {kwargs}"):
         envs = gym.make_vec(args.env_id, num_envs, "sync", options, wrappers, **kwargs)
-    except Exception as error:
-        fail(f"cannot make {args.env_id} with {kwargs}: {type(error).__name__}: {error}")
     spaces = envs.single_observation_space, envs.single_action_space
-    if not all(isinstance(space, gym.spaces.Box) and len(space.shape) == 1 for space in spaces):
-        fail(f"{args.env_id} has {spaces}: both must be a Box of one dimension")
-    half = spaces[1].high / 2 - spaces[1].low / 2
-    if spaces[1].dtype.kind != "f" or not ((half > 0) & (half < 1e38)).all():
-        fail(f"{args.env_id} has actions {spaces[1]}, not real numbers between finite bounds")
+    boxes = all(isinstance(space, gym.spaces.Box) and len(space.shape) == 1 for space in spaces)
+    half = spaces[1].high / 2 - spaces[1].low / 2 if boxes else np.zeros(1)
+    if not ((half > 0) & (half < 1e38)).all() or spaces[1].dtype.kind != "f":
+        needed = "Boxes of one dimension, and real numbers between finite bounds as actions"
+        fail(f"{args.env_id} has {spaces}, not {needed}")
     if re.search("<Normalize(Observation|Reward)<", str(envs.envs[0])):
         fail(f"an evaluation or a resumed run would normalise differently: {envs.envs[0]}")
     return envs
@@ -346,28 +353,27 @@ def evaluate(actor, args, envs) -> dict:
     seeds = np.random.SeedSequence([args.seed, 0, 1]).generate_state(envs.num_envs)
     obs, _ = envs.reset(seed=seeds.tolist())
     returns, discounted, success = np.zeros((3, envs.num_envs))
-    running, scores = np.full(envs.num_envs, True), {}
+    running = np.full(envs.num_envs, True)
     for step in range(1_000_000 // envs.num_envs):  # an episode that is longer is cut
         actions = actor(torch.as_tensor(obs, device=actor.action_scale.device)).cpu().numpy()
         obs, rewards, terminations, truncations, infos = envs.step(actions.clip(low, high))
         returns[running] += rewards[running]
         discounted[running] += args.gamma**step * rewards[running]
-        if "success" in infos:
-            success[running] = infos["success"][running]
-            scores["success_rate"] = success
+        success[running] = infos.get("success", success)[running]
         dones = terminations | truncations
         running &= ~dones
         if not running.any():
             break
         if dones.any():
             obs, _ = envs.reset(options={"reset_mask": dones})
-    return scores | {"episodic_return": returns, "discounted_return": discounted}
+    scores = {"episodic_return": returns, "discounted_return": discounted}
+    return scores | ({"success_rate": success} if "success" in infos else {})
 
 
 def save(path: Path, content: dict) -> None:
     """Replace a file, JSON or PyTorch's by suffix, atomically: if that fails the old one stays."""
     temporary = Path(f"{path}.tmp")
-    try:
+    with attempt(f"write {path}", code=1):
         if path.suffix == ".json":
             temporary.write_text(json.dumps(content, indent=2))
         else:
@@ -375,14 +381,11 @@ def save(path: Path, content: dict) -> None:
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-    except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        fail(f"cannot write {path}: {error}", code=1)
 
 
 def load(path: Path) -> dict:
     """Return what `save` wrote, nothing where there is no such file."""
-    try:
+    with attempt(f"load {path}"):
         if not path.exists():
             return {}
         if path.suffix == ".json":
@@ -390,8 +393,6 @@ def load(path: Path) -> dict:
         if damaged := zipfile.ZipFile(path).testzip():  # PyTorch looks at no checksum
             raise ValueError(f"{damaged} is damaged")
         return dict(torch.load(path, "cpu", weights_only=True, mmap=True))
-    except Exception as error:
-        fail(f"cannot load {path}: {error}")
 
 
 class Run(ExitStack):
@@ -407,6 +408,7 @@ class Run(ExitStack):
         check_args(args, at_least_1)
         self.args, self.runs = args, Path("runs").absolute()  # an environment may change folders
         self.envs = make_envs(args, args.num_envs)
+        self.callback(self.envs.close)
         self.obs_dim = self.envs.single_observation_space.shape[0]
         self.obs_space = gym.spaces.Box(-np.inf, np.inf, (self.obs_dim,), np.float32)
         self.action_space = self.envs.single_action_space
@@ -417,21 +419,17 @@ class Run(ExitStack):
         set_random_seed(args.seed)
 
     def __exit__(self, kind, error, trace):
-        self.envs.close()
         with suppress(OSError):  # what a full disk did not let the log write
             super().__exit__(kind, error, trace)
-        begun, full = hasattr(self, "writer"), getattr(error, "errno", None) == errno.ENOSPC
-        if full or (isinstance(error, OSError | MemoryError) and not begun):
-            fail(f"{type(error).__name__}: {error}", code=1 if begun else 2)
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOSPC:
+            fail(f"{kind.__name__}: {error}", code=1 if hasattr(self, "writer") else 2)
 
     def compile(self, function):
         """Return a loss with its gradient as one compiled graph, with --compile; else as it is."""
         if not self.args.compile:
             return function
-        try:
+        with attempt("use --compile, which needs a C++ compiler"):
             torch._inductor.cpp_builder.get_cpp_compiler()
-        except Exception as error:
-            fail(f"--compile needs a C++ compiler: {error}")
         torch._dynamo.config.trace_autograd_ops = True
         torch._inductor.config.cpp.vec_isa_ok = True  # believe the processor: trying is slow
         return torch.compile(function, fullgraph=True)
@@ -447,6 +445,8 @@ class Run(ExitStack):
         self.callback(self.eval_envs.close)
         self.open_folder()
         old, self.progress = load(self.dir / "args.json"), load(self.dir / "result.json")
+        if old and not args.resume:
+            fail(f"{self.name} exists: choose another --run-name, or add --resume to continue it")
         for name, value in vars(args).items():
             if old and name not in ("resume", "total_timesteps") and old.get(name) != value:
                 fail(f"{self.name} has {name} {old.get(name)}, you gave {value}")
@@ -455,8 +455,6 @@ class Run(ExitStack):
             say(f"{self.name} is finished")
             return None
         self.restore()
-        if self.global_step > args.total_timesteps != old.get("total_timesteps"):
-            fail(f"{self.name} is at step {self.global_step}, beyond {args.total_timesteps}")
         self.write_args()
         self.catch_signals()
         self.open_log()
@@ -464,7 +462,7 @@ class Run(ExitStack):
 
     def open_folder(self) -> None:
         """Make the run's folder, or reopen it to resume, and lock it."""
-        args, now = self.args, time.strftime("%Y-%m-%d_%H-%M-%S") + f"-{time.time_ns() % 10**9:09}"
+        args, now = self.args, f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
         if args.resume and not args.run_name:
             fail("--resume needs --run-name")
         default = f"{args.env_id}__{args.exp_name}__{args.seed}__{now}"
@@ -473,14 +471,12 @@ class Run(ExitStack):
         self.command = f"python {Path(__file__).name} --resume --run-name {args.run_name}"
         if args.run_name in (".", "..") or self.dir.name != args.run_name:
             fail(f"--run-name must name a folder, not {args.run_name!r}")
-        if not self.dir.exists():
-            self.dir.mkdir(parents=True)
-            self.callback(lambda: (self.dir / "args.json").exists() or rmtree(self.dir))
-        elif not args.resume:
-            fail(f"{self.name} exists: choose another --run-name, or add --resume to continue it")
-        try:
-            self.enter_context(FileLock(self.dir / "lock").acquire(timeout=0))
-        except Timeout:
+        with attempt(f"write {self.name}"):
+            self.dir.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.dir / "lock")
+            with suppress(Timeout):
+                self.enter_context(lock.acquire(timeout=0))
+        if not lock.is_locked:
             fail(f"another process is training in {self.name}", code=3)
 
     def restore(self) -> None:
@@ -490,19 +486,15 @@ class Run(ExitStack):
             fail(f"{self.name} is finished and has no checkpoint to continue from")
         self.progress = checkpoint.pop("progress", {"step": 0, "seconds": 0.0})
         self.global_step = self.iteration_step = self.log_step = self.progress["step"]
-        try:
+        with attempt(f"load {self.name}/checkpoint.pt"):
             for name, saved in checkpoint.items():
                 part = self.state[name]
                 if hasattr(part, "load_state_dict"):
                     part.load_state_dict(deepcopy(saved))  # no view of the file
                     continue
+                part.pos, part.full = saved.pop("pos"), saved.pop("full")
                 for key, value in saved.items():
-                    if torch.is_tensor(value):
-                        getattr(part, key)[: len(value)] = value.numpy()
-                    else:
-                        setattr(part, key, value)
-        except Exception as error:
-            fail(f"cannot load {self.name}/checkpoint.pt: {error}")
+                    getattr(part, key)[: len(value)] = value.numpy()
 
     def save_checkpoint(self) -> None:
         """Save what `begin` was given; of a replay buffer as much as is filled."""
@@ -513,8 +505,8 @@ class Run(ExitStack):
             if hasattr(part, "state_dict"):
                 checkpoint[name] = part.state_dict()
                 continue
-            arrays = {k: v for k, v in vars(part).items() if isinstance(v, np.ndarray)}
-            arrays = {k: torch.from_numpy(v[: part.size()]) for k, v in arrays.items()}
+            arrays = {k: v[: part.size()] for k, v in vars(part).items() if hasattr(v, "strides")}
+            arrays = {k: torch.from_numpy(v) for k, v in arrays.items()}
             checkpoint[name] = {"pos": part.pos, "full": part.full} | arrays
         self.writer.flush()
         save(self.dir / "checkpoint.pt", checkpoint)
@@ -537,24 +529,20 @@ class Run(ExitStack):
             stops.append(signum)
             signal.signal(signum, signal.SIG_DFL)
 
-        if threading.current_thread() is threading.main_thread():  # no other thread gets them
+        with suppress(ValueError):  # in another thread than the main one, which gets the signals
             for signum in signal.SIGINT, signal.SIGTERM:
                 self.callback(signal.signal, signum, signal.signal(signum, stop))
 
     def open_log(self) -> None:
         """Open TensorBoard's writer and the progress bar where the run stands."""
-        args, step = self.args, self.global_step
-        say(f"{self.name}: steps {step:,} to {args.total_timesteps:,} on {self.device}")
+        total, step = self.args.total_timesteps, self.global_step
+        say(f"{self.name}: steps {step:,} to {total:,} on {self.device}")
         hook = threading.excepthook  # `log` raises the errors of the writer's thread again
         threading.excepthook = lambda failed: failed.exc_type is OSError or hook(failed)
         self.callback(setattr, threading, "excepthook", hook)
-        self.writer = SummaryWriter(str(self.dir), purge_step=step + 1)
-        self.callback(self.writer.close)
-        table = "".join(f"\n|{name}|{value}|" for name, value in vars(args).items())
-        self.writer.add_text("arguments", "|argument|value|\n|-|-|" + table, step + 1)
+        self.writer = self.enter_context(SummaryWriter(str(self.dir), purge_step=step + 1))
         hide = None if sys.stderr else True  # None: if it is no terminal
-        self.bar = tqdm(total=args.total_timesteps, initial=step, unit=" steps", disable=hide)
-        self.callback(self.bar.close)
+        self.bar = self.enter_context(tqdm(total=total, initial=step, unit=" steps", disable=hide))
         self.log_time = time.perf_counter()
         self.start_time = self.log_time - self.progress["seconds"]
 
@@ -599,7 +587,7 @@ class Run(ExitStack):
         return value
 
     def log(self, tag: str, value) -> None:
-        self.writer.add_scalar(tag, value, self.global_step)
+        self.writer.add_scalar(tag, self.finite(tag, value), self.global_step)
 
     def due(self, interval: int) -> bool:
         """Tell whether a multiple of `interval` was passed in this iteration; never for 0."""
@@ -615,8 +603,8 @@ class Run(ExitStack):
         left, boundary = self.args.total_timesteps - self.global_step, self.at_boundary()
         evaluating = left <= 0 or self.due(self.args.eval_interval)
         if evaluating or boundary or self.due(1_000):
-            for name, value in (metrics | dict(self.state["nets"].named_parameters())).items():
-                self.finite(name, value)
+            for name, parameter in self.state["nets"].named_parameters():
+                self.finite(name, parameter)
             for name, value in metrics.items():
                 self.log(name if "/" in name else f"losses/{name}", value.mean())
             speed = (self.global_step - self.log_step) / (time.perf_counter() - self.log_time)
@@ -639,11 +627,11 @@ class Run(ExitStack):
         nets, progress = self.state["nets"], self.progress
         scores = evaluate(nets.actor, self.args, self.eval_envs)
         for name, values in scores.items():
-            self.log(f"eval/{name}", self.finite(f"evaluation {name}", values).mean())
-        returns = scores["episodic_return"]
-        mean, std = float(returns.mean()), float(returns.std(ddof=len(returns) > 1))
+            self.log(f"eval/{name}", values.mean())
+        returns, n = scores["episodic_return"], self.args.eval_episodes
+        mean, std = float(returns.mean()), float(returns.std(ddof=n > 1))
         self.log("eval/episodic_return_std", std)
-        progress |= {"eval_step": self.global_step, "eval_episodes": len(returns)}
+        progress |= {"eval_step": self.global_step, "eval_episodes": n}
         progress |= {"eval_mean": mean, "eval_std": std}
         if "success_rate" in scores:
             progress["eval_success_rate"] = float(scores["success_rate"].mean())
