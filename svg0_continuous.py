@@ -46,8 +46,8 @@ import time
 import warnings
 import zipfile
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import datetime
 from importlib.metadata import version
+from textwrap import fill
 
 import gymnasium as gym
 from filelock import FileLock, Timeout
@@ -72,11 +72,11 @@ class Args:
     exp_name: str = Path(__file__).stem  # name of this experiment
     seed: int = 1  # seed of every random generator
     num_envs: int = 1  # environments stepped side by side; the steps of each count
-    max_episode_steps: int | None = None  # cut episodes here (None: the environment's own limit)
+    max_episode_steps: int | None = None  # cut episodes here; None: the environment's own limit
     cuda: bool = True  # use a GPU if there is one
     torch_threads: int = 1  # CPU threads of PyTorch
     compile: bool = False  # compile the losses: a slow start, then faster; needs a C++ compiler
-    run_name: str | None = None  # folder in runs/ (default: <env_id>__<exp_name>__<seed>__<time>)
+    run_name: str | None = None  # folder in runs/; None: <env_id>__<exp_name>__<seed>__<time>
     resume: bool = False  # continue run --run-name from its checkpoint, or start it
     checkpoint_interval: int = 50_000  # steps between checkpoints, where episodes are cut (0: last)
     eval_interval: int = 10_000  # steps between evaluations (0: only at the end)
@@ -419,7 +419,7 @@ class Run(ExitStack):
 
     def open_folder(self) -> None:
         """Make the run's folder, or reopen it to resume, and lock it."""
-        args, now = self.args, f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
+        args, now = self.args, time.strftime("%Y-%m-%d_%H-%M-%S") + f"-{time.time_ns() % 10**9:09}"
         if args.resume and not args.run_name:
             fail("--resume needs --run-name")
         default = f"{args.env_id}__{args.exp_name}__{args.seed}__{now}"
@@ -616,9 +616,11 @@ class Run(ExitStack):
 if __name__ == "__main__":
     if sys.stdout:  # a console without a letter shows a question mark
         sys.stdout.reconfigure(errors="replace")
-    args = tyro.cli(Args, description=__doc__)
+    about = __doc__.splitlines()[0] + " From --exp-name on all scripts have the same options."
+    about = fill(about, 79, subsequent_indent=" ", break_on_hyphens=False)  # tyro does not
+    args = tyro.cli(Args, description=about)
     if args.resume:  # what is not given is as it was
         old = load(Path("runs", args.run_name or "", "args.json"))
         old = {name: value for name, value in old.items() if name in vars(args)}
-        args = tyro.cli(Args, default=Args(**old), description=__doc__)
+        args = tyro.cli(Args, default=Args(**old), description=about)
     train(args)
