@@ -1,6 +1,5 @@
-"""A3C: one worker is A2C; several share all that learns, and live and die as one."""
+"""A3C: its workers share all that learns, and live and die as one; test_train.py has its loop."""
 
-import contextlib
 import os
 import signal
 import time
@@ -10,78 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import QUICK, ROOT, only, same
+from conftest import only
 
-import a2c_continuous as a2c
 import a3c_continuous as a3c
 
 RUN = only([a3c.__name__])
 REAL = {"env_id": "InvertedPendulum-v4"}
 
 
-# ---- One worker ----
-def checkpoint_after(script, updates, num_envs, **settings):
-    """Train for that many updates in the present folder and return the checkpoint."""
-    settings = QUICK | REAL | {"num_envs": num_envs, "num_steps": 5} | settings
-    settings |= {"total_timesteps": 5 * num_envs * updates, "learning_rate": 2e-3}
-    args = script.Args(**settings)
-    script.train(args)
-    return torch.load(Path("runs", args.run_name, "checkpoint.pt"), weights_only=True)
-
-
-@pytest.fixture(scope="module")
-def of_a2c(tmp_path_factory):
-    with contextlib.chdir(tmp_path_factory.mktemp("a2c")):
-        return checkpoint_after(a2c, 10, 3)
-
-
-def check_one_worker_is_a2c(script, theirs):
-    """Weights, statistics and RMSprop's averages; across an evaluation and the end of a segment."""
-    ours = checkpoint_after(script, 10, 3, num_workers=1)
-    assert same(ours["nets"], theirs["nets"])
-    averages = [checkpoint["optimizer"]["state"] for checkpoint in (ours, theirs)]
-    assert averages[0].keys() == averages[1].keys()
-    assert all(same(averages[0][i], averages[1][i]) for i in averages[0])
-
-
-def test_one_worker_is_a2c_bit_for_bit(of_a2c, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    check_one_worker_is_a2c(a3c, of_a2c)
-
-
-MUTANTS = {
-    "gradient assigned once": (
-        "shared_param.grad = param.grad",
-        "shared_param.grad = param.grad if shared_param.grad is None else shared_param.grad",
-    ),
-    "gradients pile up": ("nets.zero_grad()", "pass"),
-    "acts with the first weights": ("nets.load_state_dict(shared.nets.state_dict())", "pass"),
-    "saves the weights before the update": (
-        "nets.load_state_dict(shared.nets.state_dict())  # what is evaluated and saved",
-        "",
-    ),
-    "statistics of the copy": ("shared.nets.actor.obs_norm", "nets.actor.obs_norm"),
-    "scale of the copy": ("shared.nets.return_normalizer.up", "nets.return_normalizer.up"),
-    "scale before this rollout": (
-        "nets.return_normalizer.load_state_dict(shared.nets.return_normalizer.state_dict())",
-        "pass",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", MUTANTS)
-def test_broken_copy_is_caught(name, of_a2c, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    source, (old, new) = (ROOT / "a3c_continuous.py").read_text(), MUTANTS[name]
-    assert old in source, f"the mutant does not fit: {old}"
-    mutant = types.ModuleType("mutant")
-    mutant.__file__ = a3c.__file__
-    exec(compile(source.replace(old, new), a3c.__file__, "exec"), mutant.__dict__)
-    with pytest.raises(AssertionError):
-        check_one_worker_is_a2c(mutant, of_a2c)
-
-
-# ---- Several ----
 @pytest.mark.parametrize("resumed", [False, True])
 def test_all_that_workers_share_is_in_shared_memory(resumed):
     """The averages before there was an update, too, and those of a checkpoint."""

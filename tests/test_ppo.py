@@ -5,7 +5,7 @@ import types
 import numpy as np
 import pytest
 import torch
-from conftest import only, scalars, weights
+from conftest import only, scalars
 from test_losses import assert_caught, assert_slope, layer
 
 import ppo_continuous as ppo
@@ -264,20 +264,6 @@ def test_deterministic_action_is_the_mean_in_the_environments_units():
 
 
 # ---- Training, beyond what test_train.py shows ----
-@RUN
-def test_value_looks_past_a_time_limit(quick):
-    """Reward 1 for ever is worth 1/(1-γ), whatever the limit that cuts the episodes."""
-    settings = {"env_id": "toy/Truncates-v0", "max_episode_steps": 5, "checkpoint_interval": 0}
-    settings |= {"num_envs": 10, "num_steps": 5, "num_minibatches": 1, "update_epochs": 20}
-    run_dir, _ = quick(total_timesteps=1000, learning_rate=1e-2, gamma=0.8, **settings)
-    nets = ppo.Networks(1, 1, -np.ones(1), np.ones(1), ppo.Args())
-    nets.load_state_dict(weights(run_dir))
-    with torch.no_grad():
-        value = nets.critic(nets.actor.obs_normalizer(torch.zeros(1, 1))).item()
-    in_rewards = value * nets.return_normalizer.var.item() ** 0.5
-    assert in_rewards == pytest.approx(1 / (1 - 0.8), rel=0.01)
-
-
 @RUN
 def test_what_is_logged_is_the_mean_over_all_minibatches_of_a_rollout(quick, monkeypatch):
     history, batches, backward, make_batch = [], [], ppo.losses_backward, ppo.make_batch

@@ -49,13 +49,13 @@ SAMPLES = "svg0", "ac_reparam", "sac", "tqc"  # their policies are distributions
 # Of two values the second is for three environments: the random steps end within one of theirs.
 SETTINGS = dict(
     env_id="toy/Train-v0", run_name="x", cuda=False, seed=20, checkpoint_interval=45,
-    eval_interval=50, eval_episodes=1, learning_rate=1e-3, q_lr=2e-3, gamma=0.8,
+    eval_interval=50, eval_episodes=1, learning_rate=7e-4, q_lr=2e-3, gamma=0.8,
     buffer_size=99, batch_size=16, tau=0.1, learning_starts=(42, 40), policy_frequency=(3, 2),
-    exploration_noise=0.3, policy_noise=(0.0, 0.3), noise_clip=0.4, n_steps=3, v_min=-9.0,
+    exploration_noise=0.4, policy_noise=(0.0, 0.3), noise_clip=0.4, n_steps=4, v_min=-9.0,
     v_max=3.5, autotune=(False, True), alpha=0.3, steps_per_iteration=(1, 7), entropy_coef=0.1,
-    updates_per_iteration=(1, 5), estimator=("score", "pathwise"), anneal_lr=True,
+    updates_per_iteration=(1, 5), estimator=("score", "pathwise"), anneal_lr=(True, False),
     gae_lambda=0.9, norm_adv=(True, False), clip_coef=0.1, update_epochs=4, num_minibatches=4,
-    target_kl=(None, 0.005), ent_coef=0.01, vf_coef=0.4, max_grad_norm=0.5, num_workers=1,
+    target_kl=(None, 0.005), ent_coef=0.01, vf_coef=0.4, max_grad_norm=0.6, num_workers=1,
     baseline=("mean", "value"), drop=3,
 )  # fmt: skip
 
@@ -290,7 +290,8 @@ def rollout_loop(name, script, args):
             advantages = targets - targets[used].mean()
         batch = [x, u, old, torch.tensor(advantages).float(), torch.tensor(targets).float()]
         batch = [part[torch.tensor(used)] for part in batch]
-        optimizer.param_groups[0]["lr"] = args.learning_rate * (1 - begun / args.total_timesteps)
+        rate = args.learning_rate * (1 - begun / args.total_timesteps if args.anneal_lr else 1)
+        optimizer.param_groups[0]["lr"] = rate
         for left in reversed(range(getattr(args, "update_epochs", 1))):
             parts = [torch.arange(used.sum())]
             if name == "ppo":
