@@ -2,20 +2,24 @@
 # requires-python = ">=3.11"
 # dependencies = ["torch==2.13.0", "numpy==2.4.6", "gymnasium[mujoco]==1.4.0", "mujoco==3.15.0",
 #     "stable-baselines3==2.9.2", "tyro==1.0.17", "tensorboard==2.21.0", "tqdm==4.70.1",
-#     "filelock==4.2.11", "moviepy==2.2.1"]
+#     "filelock==4.2.11", "moviepy==2.2.1", "safetensors==0.8.0"]
 # ///
 """Play the deterministic policy of trained runs, as their own evaluations do.
 
     python evaluate.py runs/NAME runs/OTHER
     python evaluate.py runs/NAME --video cheetah.mp4
+    python evaluate.py runs/NAME --save cheetah.safetensors
+    python evaluate.py cheetah.safetensors policies/*.safetensors
 
 - A run may still be training: model.pt is written at each evaluation.
 - Its args.json names the script, which is looked for beside this file.
 - With the run's own seed and number of episodes the returns are those of its
   last evaluation, exactly so on the CPU of the kind that it trained on.
 - `std` divides by n - 1.
-- The video is made after the returns are printed: one that fails costs a line
-  that says why, and exit code 2.
+- What --save writes plays as the run does. Loading it runs no code and needs
+  no PyTorch. The run's arguments, commit and result are in its metadata.
+- Video and file are made after the returns are printed: one that fails costs
+  a line that says why, and exit code 2.
 """
 
 import importlib.util
@@ -34,21 +38,26 @@ import imageio_ffmpeg
 import mujoco
 import torch
 import tyro
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 # small enough for a README: 200 pixels wide, 32 colours of its own
 GIF = "fps=10,scale=200:-1:flags=lanczos,split[a][b];"
 GIF += "[a]palettegen=max_colors=32[colours];[b][colours]paletteuse=dither=none"
 
+ABOUT = "args", "result", "played"  # what the metadata of a file has, as JSON
+
 
 @dataclass
 class Args:
-    runs: tyro.conf.Positional[tuple[Path, ...]]  # folders of runs
+    runs: tyro.conf.Positional[tuple[Path, ...]]  # folders of runs, or files that --save wrote
     best: bool = False  # play best_model.pt, of the best evaluation, not model.pt, of the last
     episodes: int | None = None  # how many, in environments of their own; None: as the run does
     seed: int | None = None  # play what a run of this seed would play; None: of the run's own
     script: Path | None = None  # training script; None: the one named in args.json, beside this
     json: bool = False  # print JSON, which has the discounted returns too, not a table
     video: Path | None = None  # record one run's first episode: .mp4, or .gif of its first 5 s
+    save: Path | None = None  # write one run's weights to this file: .safetensors
 
 
 def load_script(path: Path) -> ModuleType:
@@ -64,24 +73,58 @@ def load_script(path: Path) -> ModuleType:
     return script
 
 
+def read_about(run: Path) -> dict:
+    """Return a run's arguments and its result, if it has one, from its folder or file."""
+    if run.is_file():
+        with safe_open(run, "pt") as file:
+            texts = file.metadata() or {}
+    else:
+        paths = {name: run / f"{name}.json" for name in ("args", "result")}
+        texts = {name: path.read_text() for name, path in paths.items() if path.exists()}
+    about = {name: json.loads(text) for name, text in texts.items() if name in ABOUT}
+    if "args" not in about:
+        raise ValueError("it has no arguments of a run")
+    return about
+
+
+def kept(nets: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return the weights to keep: each once; no target networks, which only training needs."""
+    weights = {name: w for name, w in nets.state_dict().items() if "target" not in name}
+    names = {w.data_ptr(): name for name, w in reversed(weights.items())}
+    return {name: w for name, w in weights.items() if names[w.data_ptr()] == name}
+
+
+def load_weights(run: Path, nets: torch.nn.Module, script: ModuleType, best: bool) -> None:
+    """Load what the run's folder or file has into its networks."""
+    if not run.is_file():
+        model = run / ("best_model.pt" if best else "model.pt")
+        if not model.exists():
+            raise ValueError(f"no {model.name} yet: the first evaluation writes it")
+        nets.load_state_dict(script.load(model))
+        return
+    if best:
+        raise ValueError("--best is for folders of runs")
+    weights = load_file(run)
+    if weights.keys() != kept(nets).keys():
+        raise ValueError(f"these are not the weights of {script.__name__.split('_', 1)[1]}")
+    nets.load_state_dict(weights, strict=False)
+
+
 @contextmanager
-def open_run(run_dir: Path, args: Args, episodes: int | None = None, **how):
-    """Give a function that plays the run's actor, on the CPU, and the environments it plays in."""
-    about = json.loads((run_dir / "args.json").read_text())
+def open_run(run: Path, args: Args, episodes: int | None = None, **how):
+    """Give a function that plays the actor, on the CPU, the environments and the networks."""
+    about = read_about(run)["args"]
     script = load_script(args.script or Path(__file__).with_name(Path(about["script"]).name))
     known = {field.name for field in fields(script.Args)}
     run_args = script.Args(**{key: value for key, value in about.items() if key in known})
     run_args.seed = run_args.seed if args.seed is None else args.seed
     torch.set_num_threads(run_args.torch_threads)
-    model = run_dir / ("best_model.pt" if args.best else "model.pt")
-    if not model.exists():
-        raise ValueError(f"no {model.name} yet: the first evaluation writes it")
     episodes = episodes or args.episodes or run_args.eval_episodes
     with closing(script.make_envs(run_args, episodes, **how)) as envs:
         actions, (obs_dim,) = envs.single_action_space, envs.single_observation_space.shape
         nets = script.Networks(obs_dim, len(actions.low), actions.low, actions.high, run_args)
-        nets.load_state_dict(script.load(model))
-        yield lambda: script.evaluate(nets.actor.eval(), run_args, envs), envs
+        load_weights(run, nets, script, args.best)
+        yield lambda: script.evaluate(nets.actor.eval(), run_args, envs), envs, nets
 
 
 def fail(message: str) -> None:
@@ -101,7 +144,7 @@ def attempt(task: str):
 
 def play(run_dir: Path, args: Args) -> dict:
     """Evaluate one run."""
-    with attempt(f"evaluate {run_dir}"), open_run(run_dir, args) as (evaluate, _):
+    with attempt(f"evaluate {run_dir}"), open_run(run_dir, args) as (evaluate, *_):
         scores = evaluate()
     returns = scores["episodic_return"]
     std = returns.std(ddof=len(returns) > 1)
@@ -126,7 +169,7 @@ def record(run_dir: Path, args: Args) -> None:
             return gym.wrappers.RecordVideo(env, f"{tmp}/film", lambda episode: episode == 0)
 
         how = {"wrappers": [film], "render_mode": "rgb_array"}
-        with open_run(run_dir, args, 1, **how) as (evaluate, envs):
+        with open_run(run_dir, args, 1, **how) as (evaluate, envs, _):
             evaluate()
             envs.call("stop_recording")  # an error in `close` would be hidden
         (video,) = Path(tmp, "film").glob("*.mp4")
@@ -135,6 +178,21 @@ def record(run_dir: Path, args: Args) -> None:
             video = Path(tmp, "video.gif")
             subprocess.run([*ffmpeg, "-vf", GIF, video], check=True)
         video.replace(args.video)
+
+
+def save(run: Path, args: Args, played: dict) -> None:
+    """Write the weights to a file, with the run's arguments, its result and what it played here.
+
+    An older file is replaced when the new one is complete.
+    """
+    folder = tempfile.TemporaryDirectory(dir=args.save.parent)
+    with attempt(f"save {args.save}"), folder as tmp, open_run(run, args, 1) as (*_, nets):
+        about = read_about(run)
+        about["played"] = {"episodes": len(played["returns"])}
+        about["played"] |= {"mean": played["mean"], "std": played["std"]}
+        about = {name: json.dumps(value) for name, value in about.items()}
+        save_file(kept(nets), f"{tmp}/file", about)
+        Path(tmp, "file").replace(args.save)
 
 
 def table(results: list[dict]) -> str:
@@ -156,6 +214,10 @@ def main(args: Args) -> list[dict]:
     for name, low in ("episodes", 1), ("seed", 0):
         if (value := getattr(args, name)) is not None and value < low:
             fail(f"--{name} must be at least {low}, not {value}")
+    if args.save and (len(args.runs) > 1 or args.save.suffix != ".safetensors"):
+        fail("--save takes one run and a file that ends in .safetensors")
+    if args.save and not args.save.parent.is_dir():
+        fail(f"there is no folder {args.save.parent} for the file")
     if args.video and (len(args.runs) > 1 or args.video.suffix not in (".mp4", ".gif")):
         fail("--video takes one run and a file that ends in .mp4 or .gif")
     if args.video and not args.video.parent.is_dir():
@@ -170,6 +232,8 @@ def main(args: Args) -> list[dict]:
         print(json.dumps(results, indent=2) if args.json else table(results), flush=True)
     if broken:
         raise SystemExit(2)
+    if args.save:
+        save(args.runs[0], args, results[0])
     if args.video:
         record(args.runs[0], args)
     return results

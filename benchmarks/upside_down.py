@@ -17,7 +17,7 @@ import evaluate  # noqa: E402
 def share(run_dir: Path) -> tuple[float, float]:
     """Return the mean return of a run's evaluation and the share of its steps upside down."""
     down = []
-    with evaluate.open_run(run_dir, evaluate.Args((run_dir,))) as (play, envs):
+    with evaluate.open_run(run_dir, evaluate.Args((run_dir,))) as (play, envs, _):
         step = envs.step
 
         def watched_step(actions):

@@ -18,6 +18,7 @@ import pytest
 import torch
 from conftest import OWN, QUICK, ROOT, Count
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import evaluate
 
@@ -213,6 +214,9 @@ def test_spoilt_folder_is_named_and_the_others_go_on(run, copy, what, capsys, tm
         {"video": Path("a.avi")},
         {"video": Path("nowhere/a.mp4")},
         {"runs": (Path("a"),) * 2},
+        {"save": Path("a.pt")},
+        {"save": Path("nowhere/a.safetensors")},
+        {"runs": (Path("a"),) * 2, "video": None, "save": Path("a.safetensors")},
     ],
 )
 def test_bad_options(options, capsys):
@@ -256,6 +260,81 @@ def test_prints_of_a_script_stay_out_of_the_json(copy, tmp_path, capsys):
     played = play(copy, script=mine, json=True)
     printed = capsys.readouterr()
     assert (json.loads(printed.out), printed.err) == (played, "a remark\n")
+
+
+# ---- Files ----
+@pytest.fixture
+def file(run, tmp_path):
+    """A file of the run's weights."""
+    play(run[0], save=tmp_path / "kept.safetensors")
+    return tmp_path / "kept.safetensors"
+
+
+SAVED = ["ppo_continuous", "d4pg_continuous", "naf_continuous"]
+
+
+@pytest.mark.parametrize("run", SAVED, indirect=True)
+def test_a_file_plays_as_its_run_does(run, file):
+    """And has no target network, no tensor twice, and the run's arguments, result and returns."""
+    (own,), (first, second) = play(run[0]), play(file, file)
+    assert first["returns"] == second["returns"] == own["returns"]
+    assert file.stat().st_size < (run[0] / "model.pt").stat().st_size
+    weights = load_file(file)
+    assert not [name for name in weights if "target" in name]
+    assert len({w.double().sum().item() for w in weights.values() if w.dim() == 2}) == len(
+        [w for w in weights.values() if w.dim() == 2]
+    )
+    about = evaluate.read_about(file)
+    assert about["args"] == json.loads((run[0] / "args.json").read_text())
+    assert about["result"] == json.loads((run[0] / "result.json").read_text())
+    assert about["played"] == {"episodes": 3, "mean": own["mean"], "std": own["std"]}
+
+
+@pytest.mark.parametrize("run", ["ppo_continuous"], indirect=True)
+def test_a_file_of_a_file_says_what_it_was_played_for(file):
+    again = file.with_name("again.safetensors")
+    play(file, episodes=5, save=again)
+    assert evaluate.read_about(again)["played"]["episodes"] == 5
+    assert play(again)[0]["returns"] == play(file)[0]["returns"]
+    with pytest.raises(SystemExit, match="2"):
+        play(file, best=True)
+
+
+def rewrite(weights=lambda old: old, **changes):
+    """Write a file again with other weights, and its arguments changed."""
+
+    def write(path: Path):
+        args = evaluate.read_about(path)["args"] | changes
+        save_file(weights(load_file(path)), path, {"args": json.dumps(args)})
+
+    return write
+
+
+SPOILT_FILES = {
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    "cut in its header": lambda path: path.write_bytes(path.read_bytes()[:99]),
+    "empty": lambda path: path.write_bytes(b""),
+    "a checkpoint of PyTorch": lambda path: torch.save({"a": torch.ones(3)}, path),
+    "no metadata": lambda path: save_file(load_file(path), path),
+    "another script": rewrite(script="ddpg_continuous.py"),
+    "another body": rewrite(env_id="InvertedPendulum-v4"),
+    "an unknown body": rewrite(env_id="None-v0"),
+    "a weight missing": rewrite(lambda old: dict([*old.items()][1:])),
+    "a weight too many": rewrite(lambda old: old | {"more": torch.ones(1)}),
+}
+
+
+@pytest.mark.parametrize("run", ["ppo_continuous"], indirect=True)
+@pytest.mark.parametrize("what", SPOILT_FILES)
+def test_spoilt_file_is_named_and_the_others_go_on(run, file, what, capsys):
+    SPOILT_FILES[what](file)
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="2"):
+        play(file, run[0])
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: cannot ")
+    assert printed.err.count("\n") == 1
+    assert [line.split()[0] for line in printed.out.splitlines()] == ["run", str(run[0])]
 
 
 # ---- Videos ----
