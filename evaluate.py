@@ -39,7 +39,8 @@ import mujoco
 import torch
 import tyro
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as safetensors
 
 # small enough for a README: 200 pixels wide, 32 colours of its own
 GIF = "fps=10,scale=200:-1:flags=lanczos,split[a][b];"
@@ -191,7 +192,7 @@ def save(run: Path, args: Args, played: dict) -> None:
         about["played"] = {"episodes": len(played["returns"])}
         about["played"] |= {"mean": played["mean"], "std": played["std"]}
         about = {name: json.dumps(value) for name, value in about.items()}
-        save_file(kept(nets), f"{tmp}/file", about)
+        Path(tmp, "file").write_bytes(safetensors(kept(nets), about))
         Path(tmp, "file").replace(args.save)
 
 
