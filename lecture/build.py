@@ -200,8 +200,9 @@ class Text:
         self.file = ""
 
     def html(self, text: str, file: str) -> str:
+        """Return text as HTML; a comma or so stays on the line of the formula before it."""
         self.file = file
-        return self.markdown.render(text)
+        return self.markdown.render(re.sub(r"(?<!\$)\$(?=[.,;:)])", "$\N{WORD JOINER}", text))
 
     def tex(self, content: str, options: dict) -> str:
         display = options["display_mode"]
