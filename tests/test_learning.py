@@ -4,15 +4,14 @@ import gymnasium as gym
 import numpy as np
 from conftest import Regulator, only
 
-REPLAY = {"total_timesteps": 1000, "learning_starts": 300, "buffer_size": 1000, "batch_size": 64}
-REPLAY |= {"learning_rate": 1e-3, "tau": 0.05}
-PPO = {"total_timesteps": 10_000, "num_envs": 10, "num_steps": 50, "num_minibatches": 8}
-REINFORCE = {"total_timesteps": 16_000, "num_envs": 40, "num_steps": 5, "max_grad_norm": 0.5}
+REPLAY = {"learning_starts": 200, "buffer_size": 1000, "batch_size": 64, "tau": 0.05}
+PPO = {"total_timesteps": 5000, "num_envs": 10, "num_steps": 50, "num_minibatches": 8}
+REINFORCE = {"total_timesteps": 8000, "num_envs": 40, "num_steps": 5, "max_grad_norm": 0.5}
 SETTINGS = {
-    "ddpg_continuous": REPLAY,
-    "sac_continuous": REPLAY,
+    "ddpg_continuous": REPLAY | {"total_timesteps": 500, "learning_rate": 2e-3},
+    "sac_continuous": REPLAY | {"total_timesteps": 600, "learning_rate": 1e-3},
     "ppo_continuous": PPO | {"update_epochs": 10, "learning_rate": 3e-3},
-    "reinforce_continuous": REINFORCE | {"learning_rate": 2e-3},
+    "reinforce_continuous": REINFORCE | {"learning_rate": 4e-3},
 }
 
 
