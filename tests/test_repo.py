@@ -103,9 +103,9 @@ def test_handout_target_broadcasts_to_a_matrix():
 
 
 def commands():
-    """Yield each command line of the README and the docs that starts a script or a tool."""
+    """Yield each command of the README and the docs that starts a script or a tool."""
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
-        for line in page.read_text().splitlines():
+        for line in page.read_text().replace("\\\n", "").splitlines():
             names = r"\w+_continuous|evaluate|plot"
             if found := re.search(rf"^[^|`]*python ({names})\.py ([^#`]*)", line):
                 yield pytest.param(*found.groups(), id=f"{page.name}: {found[2].strip()}")
