@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, RUN_SCRIPTS, Count, only, same, scalars, weights
+from conftest import OFF_POLICY, ROOT, RUN_SCRIPTS, Count, only, same, scalars, weights
 from stable_baselines3.common.monitor import Monitor
 from test_runs import Death, contents, refused
 
@@ -154,9 +154,7 @@ def test_reward_that_no_float32_can_be_stops_the_run_before_it_is_stored(quick, 
         assert torch.as_tensor(tensor).isfinite().all()
 
 
-@only(
-    [f"{name}_continuous" for name in ("ddpg", "td3", "svg0", "sac", "d4pg", "naf", "ac_reparam")]
-)
+@OFF_POLICY
 def test_one_task_in_three_units_ends_in_the_same_weights(quick, script):
     """Of what is learned every bit: the units are powers of two."""
 
