@@ -204,9 +204,10 @@ def test_run_that_fails_before_it_began_does_not_block_its_name(quick, script, m
     def die(*_, **__):
         raise Death
 
-    with monkeypatch.context() as patch, pytest.raises(Death):
+    with monkeypatch.context() as patch:
         patch.setattr(script, what, die)
-        quick(run_name="x")
+        with pytest.raises(Death):
+            quick(run_name="x")
     quick(run_name="x")
 
 
