@@ -124,7 +124,8 @@ def figure() -> str:
 
 def page() -> str:
     names = "notes/ddpg.md", "site/script.html", "site/style.css"
-    return algorithm("ddpg") + "".join((ROOT / "lecture" / name).read_text() for name in names)
+    notes, page, style = ((ROOT / "lecture" / name).read_text() for name in names)
+    return algorithm("ddpg") + notes + page + style.split("/* Code")[1].split("/* Home")[0]
 
 
 PICTURES = {
