@@ -4,12 +4,16 @@ Reads the scripts, lecture/notes/ (lecture/anchors.py explains them), docs/, res
 tests; writes site/, which opens from disk without a network. Where something no longer fits
 nothing is written: each fault gets a line, the exit code is 2.
 
-Links in the notes: code:td3/critic_loss, rung:ddpg-td3, test:test_losses/check_polyak.
+Links in the notes: code:td3/critic_loss, rung:ddpg-td3, test:test_losses/check_polyak, and scenes
+of watch.html, watch:Hopper-v4/ddpg@50000/td3: text, until policies/ has what they play.
 """
 
 import ast
+import base64
 import functools
+import importlib.util
 import itertools
+import json
 import re
 import shutil
 import sys
@@ -191,7 +195,7 @@ class Text:
     """Markdown with TeX and with links into the site, all checked."""
 
     def __init__(self, scripts: dict[str, Script], rungs, engine: MiniRacer):
-        self.scripts, self.rungs, self.tests = scripts, rungs, {}
+        self.scripts, self.rungs, self.tests, self.policies = scripts, rungs, {}, policies(scripts)
         self.katex, self.known = engine, {}
         self.katex.eval((SITE / "katex" / "katex.min.js").read_text())
         self.markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
@@ -219,7 +223,8 @@ class Text:
 
     def link(self, tokens, index, options, env) -> str:
         href = tokens[index].attrs["href"]
-        return f'<a href="{self.target(href)}">'
+        target = self.target(href)
+        return f'<a href="{escape(target)}">' if target else "<a>"
 
     def target(self, href: str) -> str:
         """Return where a link leads in the site; note a fault if it leads nowhere."""
@@ -235,10 +240,26 @@ class Text:
             if found:
                 self.tests[f"{file}.{name}"] = f"{file}.py", *found
                 return f"tests.html#{file}.{name}"
+        elif kind == "watch" and (scene := self.scene(rest)) is not None:
+            return scene
         elif kind in ("http", "https") or re.fullmatch(r"\w+\.html(#\w+)?", href):
             return href
         faults.append(f"{self.file}: a link leads nowhere: {href}")
         return ""
+
+    def scene(self, place: str) -> str | None:
+        """Return a scene's address, nothing if a policy is not kept yet, None if it can't be."""
+        body, *names = place.partition("?")[0].split("/")
+        for name in names:
+            script, _, steps = name.partition("@")
+            known = [p["steps"] for p in self.policies if (p["id"], p["script"]) == (body, script)]
+            if body not in bodies() or script not in self.scripts:
+                return None
+            if not known:
+                return ""
+            if steps and not any(abs(step - int(steps)) <= 0.05 * step for step in known):
+                return None
+        return f"watch.html#{place}" if names else None
 
     def fence(self, tokens, index, options, env) -> str:
         """Return code; after ```python ddpg/critic_loss it must be a statement of that function."""
@@ -357,6 +378,51 @@ def videos() -> list[tuple[str, str, str]]:
     return [(file, what, caption) for what, file, caption in rows]
 
 
+# ---- Policies ----
+def bodies() -> dict[str, str]:
+    """Return the bodies that watch.html plays, and the files of their models."""
+    table = (SITE / "watch" / "bodies.js").read_text()
+    return dict(re.findall(r'^  "(\S+)": \{\s+model: "(\S+)"', table, re.MULTILINE))
+
+
+def policies(scripts: dict[str, Script]) -> list[dict]:
+    """Return what the headers of policies/*.safetensors say."""
+    found = []
+    for path in sorted((ROOT / "policies").glob("*.safetensors")):
+        with open(path, "rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        about = {name: json.loads(text) for name, text in header["__metadata__"].items()}
+        name = about["args"]["script"].removesuffix("_continuous.py")
+        if name in scripts and about["args"]["env_id"] in bodies():
+            policy = {"id": about["args"]["env_id"], "script": name, "title": scripts[name].title}
+            policy |= {"steps": about["result"]["step"], "file": path.stem}
+            found.append(policy)
+    return sorted(found, key=lambda p: ([*scripts].index(p["script"]), p["steps"]))
+
+
+def write_policies(out: Path, found: list[dict]) -> None:
+    """Write MuJoCo, models and weights as scripts: a page from disk may load nothing else."""
+
+    def text(path: Path) -> str:
+        return base64.b64encode(path.read_bytes()).decode()
+
+    shutil.copytree(SITE / "watch", out / "watch")
+    shutil.copytree(SITE / "mujoco", out / "mujoco")
+    (out / "mujoco" / "mujoco.wasm.gz").unlink()
+    wasm = f'window.WASM = "{text(SITE / "mujoco" / "mujoco.wasm.gz")}";'
+    (out / "mujoco" / "mujoco.wasm.js").write_text(wasm)
+    (out / "policies").mkdir()
+    for file in (policy["file"] for policy in found):
+        weights = text(ROOT / "policies" / f"{file}.safetensors")
+        code = f'(window.POLICIES ??= {{}})["{file}"] = "{weights}";'
+        (out / "policies" / f"{file}.js").write_text(code)
+    gymnasium = Path(importlib.util.find_spec("gymnasium").origin).parent
+    assets = gymnasium / "envs" / "mujoco" / "assets"
+    models = {name: (assets / name).read_text() for name in bodies().values()}
+    data = json.dumps({"models": models, "policies": found})
+    (out / "watch-data.js").write_text(f"const DATA = {data};")
+
+
 def render(scripts: dict[str, Script], rungs, engine, figures) -> dict[str, str]:
     """Return the site's pages."""
     text, texts, pages = Text(scripts, rungs, engine), ladder_texts(scripts), {}
@@ -388,6 +454,7 @@ def render(scripts: dict[str, Script], rungs, engine, figures) -> dict[str, str]
     explained = text.html(metrics(scripts), "docs")
     page("results.html", "results.html", table=table, metrics=explained)
     page("index.html", "index.html")
+    page("watch.html", "watch.html")
     tests = [
         (name, file, first, [line_html(row) for row in highlight(code)])
         for name, (file, first, code) in sorted(text.tests.items())
@@ -420,6 +487,7 @@ def main(out: Path) -> int:
     for path in (ROOT / "results").iterdir():
         if path.suffix in (".png", *VIDEOS):
             shutil.copy(path, out)
+    write_policies(out, policies(scripts))
     print(f"open {out / 'index.html'} in a browser")
     return 0
 
