@@ -204,9 +204,11 @@ class Text:
         self.file = ""
 
     def html(self, text: str, file: str) -> str:
-        """Return text as HTML; a comma or so stays on the line of the formula before it."""
+        """Return text as HTML; a comma or so stays on the line of the short formula before it."""
         self.file = file
-        return self.markdown.render(re.sub(r"(?<!\$)\$(?=[.,;:)])", "$\N{WORD JOINER}", text))
+        text = re.sub(r"(\$[^$\n]{1,20}\$)([.,;:)]+)", "\\1\N{WORD JOINER}\\2\N{WORD JOINER}", text)
+        formula = r'(<span class="math inline">(?:(?!"math inline").)*?)\u2060(.+?)\u2060'
+        return re.sub(formula, r'<span class="whole">\1\2</span>', self.markdown.render(text))
 
     def tex(self, content: str, options: dict) -> str:
         display = options["display_mode"]
