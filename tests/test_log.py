@@ -1,0 +1,135 @@
+"""What a run logs and writes, with which values and when, and what it does not."""
+
+import re
+import time
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from conftest import RUN_SCRIPTS, Count, only, scalars
+from tensorboard.compat.tensorflow_stub.io.gfile import LocalFileSystem
+
+DDPG = only(["ddpg_continuous"])
+
+
+@DDPG
+def test_files_are_written_in_an_order_that_loses_nothing(quick, script, monkeypatch):
+    """A checkpoint knows the evaluation at its step; what was logged is on disk before it, even
+    where that takes its time; a result is of what has a checkpoint.
+    """
+    append, real, names = LocalFileSystem.append, script.save, []
+
+    def slow(*words):
+        time.sleep(0.01)
+        append(*words)
+
+    def save(path, content):
+        names.append(path.name)
+        if path.name == "checkpoint.pt":
+            step = 100 * names.count("checkpoint.pt")
+            assert scalars(path.parent)["eval/episodic_return_std"][-1].step == step
+        real(path, content)
+
+    monkeypatch.setattr(LocalFileSystem, "append", slow)
+    monkeypatch.setattr(script, "save", save)
+    quick(total_timesteps=200)
+    order = ["args.json", *("model.pt", "checkpoint.pt") * 2, "result.json"]
+    assert [name for name in names if name != "best_model.pt"] == order
+
+
+@RUN_SCRIPTS
+def test_speed_is_that_since_the_last_point(quick, script, monkeypatch):
+    """Here each step takes a second, and from the 200th on four."""
+    now, step = [0.0], script.Run.step
+
+    def stepped(run, actions):
+        now[0] += 4 if run.global_step >= 200 else 1
+        return step(run, actions)
+
+    monkeypatch.setattr(script.Run, "step", stepped)
+    monkeypatch.setattr(script.time, "perf_counter", lambda: now[0])
+    run_dir, result = quick()
+    points = [(event.step, event.value) for event in scalars(run_dir)["charts/SPS"]]
+    assert points == [(100, 1), (200, 1), (300, 0.25)]
+    assert (result["seconds"], result["SPS"]) == (600, 0.5)
+
+
+@DDPG
+def test_a_point_is_logged_at_each_1000_steps_evaluation_and_boundary(quick):
+    settings = {"checkpoint_interval": 700, "eval_interval": 900, "total_timesteps": 2200}
+    run_dir, _ = quick(num_envs=8, learning_starts=10**6, **settings)
+    found = {tag: [event.step for event in events] for tag, events in scalars(run_dir).items()}
+    assert found["charts/SPS"] == [704, 904, 1000, 1400, 1800, 2000, 2104, 2200]
+    assert found["eval/episodic_return"] == [904, 1800, 2200]
+
+
+@DDPG
+def test_what_is_logged_is_the_mean_over_the_last_batch(quick, script, monkeypatch):
+    real, metrics = script.critic_loss, []
+
+    def critic_loss(*words):
+        loss, logged = real(*words)
+        metrics.append(logged)
+        return loss, logged
+
+    monkeypatch.setattr(script, "critic_loss", critic_loss)
+    run_dir, _ = quick(total_timesteps=200)
+    (point,) = scalars(run_dir)["losses/qf1_values"]
+    values = metrics[-1]["qf1_values"]
+    assert values.shape == (16,)
+    assert point.value == pytest.approx(values.mean().item())
+
+
+@DDPG
+def test_threads_are_those_that_are_asked_for(quick):
+    before = torch.get_num_threads()
+    try:
+        quick(torch_threads=before + 1, total_timesteps=10)
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
+
+
+class NanObs(Count):
+    """What it observes is not a number after the 150th step of its life."""
+
+    steps = 0
+
+    def step(self, action):
+        self.steps += 1
+        return super().step(action)
+
+    def obs(self):
+        return super().obs() if self.steps <= 150 else np.full(3, np.nan, np.float32)
+
+
+gym.register("toy/NanObs-v0", NanObs)
+
+
+@RUN_SCRIPTS
+def test_observation_of_a_step_that_is_not_finite_stops_the_run(quick, capsys):
+    with pytest.raises(SystemExit, match="^1$"):
+        quick(env_id="toy/NanObs-v0", eval_interval=0, run_name="x")
+    assert capsys.readouterr().err == "error: observation is not finite at step 151 of runs/x\n"
+
+
+@DDPG
+def test_weights_that_are_not_finite_reach_no_checkpoint(quick, script, monkeypatch, capsys):
+    """The gradient of the update before one is not, while its loss is."""
+    real, updates = script.critic_backward, []
+
+    def backward(nets, *words):
+        metrics = real(nets, *words)
+        updates.append(metrics)
+        if len(updates) == 100:
+            nets.qf1.fc1.weight.grad[0, 0] = np.nan
+        return metrics
+
+    monkeypatch.setattr(script, "critic_backward", backward)
+    with pytest.raises(SystemExit, match="^1$"):
+        quick(run_name="x")
+    error = capsys.readouterr().err
+    assert re.fullmatch("error: .*qf1.fc1.weight is not finite at step 200 of runs/x\n", error)
+    saved = torch.load("runs/x/checkpoint.pt", weights_only=True)
+    assert all(value.isfinite().all() for value in saved["nets"].values())
