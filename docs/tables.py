@@ -42,19 +42,20 @@ def markdown(head: list[str], left: int, rows: list[list[str]]) -> str:
 def by_script(data) -> str:
     """Return a row a script, at the last step that all of its runs in BODIES have reached."""
     data, rows = data[data.panel.isin(BODIES)], []
+    speeds = (ROOT / "docs" / "performance.md").read_text()  # steps a second
     for script, known in stats.ALGORITHMS.iterrows():
-        names = [
-            f"`{script}_continuous.py`",
-            f"[{known.title}](docs/{script}.md), {known.reference}",
-        ]
+        names = [f"[`{script}_continuous.py`](docs/{script}.md)", known.reference]
         for curve in stats.ordered(data.curve[data.script == script]):
             runs = data[data.curve == curve]
             end = runs.groupby(["panel", "seed"]).step.max().min()
             table = stats.tabulate(runs, [end])
             table = table[table.steps == end].set_index("environment")
             cells = [cell(row) for _, row in table.reindex(BODIES).iterrows()]
-            rows.append([*names, *cells, short(end), span(table.seeds)])
-    return markdown(["script", "algorithm", *BODIES, "steps", "runs"], 2, rows)
+            speed = re.search(rf"(?m)^\| {re.escape(known.title)}[ ,].*?\| (\d+)", speeds)[1]
+            hours = f"{1e6 / float(speed) / 3600:.2g}"
+            rows.append([*names, *cells, short(end), span(table.seeds), hours])
+    bodies = [body.removesuffix("-v4") for body in BODIES]
+    return markdown(["script", "paper", *bodies, "steps", "runs", "hours"], 2, rows)
 
 
 def by_step(data) -> str:

@@ -58,17 +58,19 @@ def test_tables_are_what_the_data_say(tmp_path, monkeypatch):
     (tmp_path / "results" / "curves.csv").write_text("\n".join(lines))
     for name in "README.md", "docs/results.md":
         (tmp_path / name).write_text("a\n<!-- table -->\nold\n<!-- /table -->\nb\n")
+    (tmp_path / "docs" / "performance.md").write_text("| TD3 | 500 | 1 |\n| PPO | 1000 | 1 |\n")
     monkeypatch.setattr(tables, "ROOT", tmp_path)
     readme, results = tables.pages().values()
 
     def cell(*key):
         return f"{np.mean(returns[key]):.0f} ± {np.std(returns[key], ddof=1):.0f}"
 
-    for script, label, step in ("td3", "300k", 300_000), ("ppo", "1M", 1_000_448):
+    ends = ("td3", 300_000, "300k | 3 | 0.56"), ("ppo", 1_000_448, "1M | 3 | 0.28")
+    for script, step, end in ends:
         cells = [cell(script, body, step) for body in tables.BODIES]
-        (line,) = re.findall(rf"^\| `{script}_continuous.py` .*$", readme, re.MULTILINE)
-        assert line.endswith(f" | {' | '.join(cells)} | {label} | 3 |")
-    assert "[TD3](docs/td3.md), Fujimoto et al. 2018" in readme
+        (line,) = re.findall(rf"^\| \[`{script}_continuous.py`.*$", readme, re.MULTILINE)
+        assert line.endswith(f" | {' | '.join(cells)} | {end} |")
+    assert "`](docs/td3.md) | Fujimoto et al. 2018 |" in readme
     assert re.match(r"a\n<!-- table -->\n\| script .*\n<!-- /table -->\nb\n$", readme, re.DOTALL)
     blocks = dict(zip(tables.BODIES, results.split("\n\n"), strict=True))
     for body, block in blocks.items():
