@@ -254,12 +254,12 @@ class Text:
         body, *names = place.partition("?")[0].split("/")
         for name in names:
             script, _, steps = name.partition("@")
-            known = [p["steps"] for p in self.policies if (p["id"], p["script"]) == (body, script)]
+            kept = [p for p in self.policies if (p["id"], p["script"]) == (body, script)]
             if body not in bodies() or script not in self.scripts:
                 return None
-            if not known:
+            if not kept:
                 return ""
-            if steps and not any(abs(step - int(steps)) <= 0.05 * step for step in known):
+            if steps and steps not in [str(policy["steps"]) for policy in kept]:
                 return None
         return f"watch.html#{place}" if names else None
 
@@ -447,6 +447,8 @@ def render(scripts: dict[str, Script], rungs, engine, figures) -> dict[str, str]
         changed = sum(len(gone) + len(come) for hunk in hunks for gone, come in hunk.changes)
         rung = {"title": title, "idea": idea, "about": about, "changed": changed, "after": after}
         rung |= {"parent": parent, "child": child, "hunks": shown}
+        scene = re.search(r"\]\(watch:(\S+?)\)", child.lead)
+        rung["scene"] = text.scene(scene[1]) if scene else ""
         page(f"{name}.html", "rung.html", pairs=equations(hunks, parent, child), **rung)
     handout = (ROOT / "lecture" / "notes" / "handout.md").read_text()
     page("handout.html", "handout.html", body=text.html(handout, "lecture/notes/handout.md"))

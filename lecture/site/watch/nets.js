@@ -2,27 +2,23 @@
 // its range; `actions`, Q and its gradient are in the environment's.
 const half = (bits, exponent = (bits >> 10) & 31, rest = (bits & 1023) / 1024) =>
   (bits & 0x8000 ? -1 : 1) * (exponent ? (1 + rest) * 2 ** (exponent - 15) : rest * 2 ** -14);
-const TYPES = {
-  F16: (buffer) => Float32Array.from(new Uint16Array(buffer), (bits) => half(bits)),
-  F32: (buffer) => new Float32Array(buffer),
-  F64: (buffer) => new Float64Array(buffer),
-};
+const halves = (buffer) => Float32Array.from(new Uint16Array(buffer), (bits) => half(bits));
+const numbers = { F16: halves, F32: (buffer) => new Float32Array(buffer), F64: (buffer) => new Float64Array(buffer) };
 function readSafetensors(buffer) {
-  const size = buffer.byteLength > 8 ? Number(new DataView(buffer).getBigUint64(0, true)) : NaN;
+  const size = buffer.byteLength > 8 ? Number(new DataView(buffer).getBigUint64(0, true)) : NaN, weights = {};
   if (!(size < buffer.byteLength - 8)) throw Error("it is no safetensors file, or was cut off");
   const { __metadata__: about, ...parts } = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 8, size)));
-  const weights = {};
   for (const [name, { dtype, shape, data_offsets: [first, last] }] of Object.entries(parts)) {
     if (8 + size + last > buffer.byteLength) throw Error("it was cut off");
-    weights[name] = { shape, data: TYPES[dtype](buffer.slice(8 + size + first, 8 + size + last)) };
+    weights[name] = { shape, data: numbers[dtype](buffer.slice(8 + size + first, 8 + size + last)) };
   }
-  return { about, weights };
+  return [about, weights];
 }
 
 class Mlp {
   constructor(weights, names, tanh) {
-    this.slope = tanh ? (y) => 1 - y * y : (y) => (y > 0 ? 1 : 0);
-    this.bend = tanh ? Math.tanh : (x) => Math.max(x, 0);
+    const tanhs = [Math.tanh, (y) => 1 - y * y], relus = [(x) => Math.max(x, 0), (y) => (y > 0 ? 1 : 0)];
+    [this.bend, this.slope] = tanh ? tanhs : relus;
     this.layers = names.map((name) => {
       if (!weights[`${name}.weight`]) throw Error(`it has no weights of ${name}`);
       const { data: weight, shape: [rows, columns] } = weights[`${name}.weight`];
@@ -57,23 +53,20 @@ class Mlp {
 
 class Policy {
   constructor(buffer) {
-    const { about, weights } = readSafetensors(buffer);
+    const [about, weights] = readSafetensors(buffer);
     if (!about?.args) throw Error("it is not a file that evaluate.py --save wrote");
     this.args = JSON.parse(about.args);
-    this.id = this.args.env_id;
-    this.body = BODIES[this.id];
+    [this.id, this.body] = [this.args.env_id, BODIES[this.args.env_id]];
     if (!this.body) throw Error(`there is no body ${this.id} here`);
     this.script = this.args.script.replace("_continuous.py", "");
-    this.steps = JSON.parse(about.result ?? "{}").step ?? this.args.total_timesteps;
-    this.played = JSON.parse(about.played ?? "null");
+    [this.played, this.result] = ["played", "result"].map((name) => JSON.parse(about[name] ?? "null"));
+    this.steps = this.result?.step ?? this.args.total_timesteps;
     this.noise = this.args.exploration_noise ?? 1; // of ε ~ N(0, 1), besides σ
     const find = (end) => weights[Object.keys(weights).find((name) => name.endsWith(end))]?.data;
-    const net = (name, ...layers) =>
-      new Mlp(weights, layers.map((layer) => name + layer), this.onPolicy || this.script === "ac_reparam");
-    Object.assign(this, { scale: find("action_scale"), bias: find("action_bias"), atoms: find("qf1.atoms") });
-    this.logStd = find("actor.log_std");
-    this.onPolicy = "actor.mu.0.weight" in weights;
-    this.naf = "qf1.fc_l.weight" in weights;
+    [this.scale, this.bias, this.logStd] = ["action_scale", "action_bias", "actor.log_std"].map(find);
+    [this.atoms, this.onPolicy, this.naf] = [find("qf1.atoms"), "actor.mu.0.weight" in weights, "qf1.fc_l.weight" in weights];
+    const tanh = this.onPolicy || this.script === "ac_reparam";
+    const net = (name, ...layers) => new Mlp(weights, layers.map((layer) => name + layer), tanh);
     if (this.onPolicy) {
       this.mean = find("obs_normalizer.mean");
       this.std = find("obs_normalizer.var").map((x) => Math.sqrt(x + 1e-8));
@@ -85,14 +78,12 @@ class Policy {
       this.actor = head("fc_mu");
       if ("actor.fc_log_std.weight" in weights) this.spread = head("fc_log_std");
       if (this.naf) [this.value, this.factor] = [head("fc_v"), head("fc_l")];
-      const critics = ["qf1.", "qf2."].filter((name) => `${name}fc3.weight` in weights);
-      this.critics = critics.map((name) => net(name, "fc1", "fc2", "fc3"));
+      const twins = ["qf1.", "qf2."].filter((name) => `${name}fc3.weight` in weights);
+      this.critics = twins.map((name) => net(name, "fc1", "fc2", "fc3"));
     }
     this.squashed = Boolean(this.spread) || (!this.onPolicy && Boolean(this.logStd));
   }
-  normal(obs) {
-    return obs.map((x, i) => clip((x - this.mean[i]) / this.std[i], 10));
-  }
+  normal(obs) { return obs.map((x, i) => clip((x - this.mean[i]) / this.std[i], 10)); }
   distribution(obs) { // of tanh(N(mu, sigma)) or N(mu, sigma); the actor that is a function has no sigma
     const out = this.actor.run(this.onPolicy ? this.normal(obs) : obs);
     const log = this.spread?.run(obs).map((x) => Math.min(Math.max(x, -20), 2)) ?? this.logStd;
@@ -102,9 +93,7 @@ class Policy {
     const u = mu.map((m, i) => m + (sigma?.[i] ?? 1) * epsilon[i]);
     return this.squashed ? u.map(Math.tanh) : u;
   }
-  actions(u) {
-    return u.map((x, i) => Math.fround(clip(x, 1) * this.scale[i] + this.bias[i]));
-  }
+  actions(u) { return u.map((x, i) => Math.fround(clip(x, 1) * this.scale[i] + this.bias[i])); }
   density({ mu, sigma }, joint, u) {
     const z = ((this.squashed ? Math.atanh(u) : u) - mu[joint]) / sigma[joint];
     const size = Math.exp(-0.5 * z * z) / (sigma[joint] * Math.sqrt(2 * Math.PI));

@@ -5,6 +5,7 @@ const scene = { id: "", shown: [], start: 1, joint: 0, noise: "off", epsilon: []
 let players = [], playing = false, last = 0, behind = 0, painted = 0, held = null, random, queue = Promise.resolve();
 
 // ---- Scene ----
+const fill = (select, pairs) => $(select).replaceChildren(...pairs.map((pair) => new Option(...pair)));
 const called = (policy) => `${policy.script}@${policy.steps}`;
 function find(id, name) { // "ddpg@50000": the nearest steps; "ddpg": the last
   const [script, steps = 1e12] = name.split("@"), far = (policy) => Math.abs(policy.steps - steps);
@@ -12,17 +13,18 @@ function find(id, name) { // "ddpg@50000": the nearest steps; "ddpg": the last
   if (!found.length) throw Error(`no policy of ${name} on ${id} is kept`);
   return found.sort((a, b) => far(a) - far(b))[0];
 }
-const attempt = (task) => (queue = queue.then(task).then(() => "", (error) => `This can't be played: ${error.message}.`)
-  .then((text) => ($("said").textContent = text))); // one after the other
+const attempt = (task) => (queue = queue.then(task).then(() => "", (error) => { // one task after the other
+  if (players.length) update();
+  return `This can't be played: ${error.message}.`;
+}).then((text) => ($("said").textContent = text)));
 async function stage(id, shown) {
   for (const entry of shown) entry.policy ??= await loadPolicy(entry.file);
   const model = await loadModel(id), made = shown.map((entry) => new Player(entry.policy, model));
   players.forEach((player) => player.data.delete());
   [players, scene.id, scene.shown] = [made, id, shown];
-  const names = BODIES[id].joints;
-  scene.joint = clip(scene.joint, names.length - 1);
-  scene.epsilon = names.map((_, i) => scene.epsilon[i] || 0);
-  $("joint").replaceChildren(...names.map((name, i) => new Option(name, i)));
+  scene.joint = clip(scene.joint, BODIES[id].joints.length - 1);
+  scene.epsilon = BODIES[id].joints.map((_, i) => scene.epsilon[i] || 0);
+  fill("joint", BODIES[id].joints.map((name, i) => [name, i]));
   $("players").replaceChildren(...players.map((player, n) => {
     const figure = document.querySelector("template").content.cloneNode(true).firstChild, { played } = player.policy;
     const label = `${shown[n].title}, ${shown[n].steps.toLocaleString("en")} steps, on ${id}`;
@@ -30,8 +32,8 @@ async function stage(id, shown) {
     player.canvas = Object.fromEntries([...figure.querySelectorAll("canvas")].map((node) => [node.className, node]));
     for (const node of Object.values(player.canvas)) node.ariaLabel += `, ${label}`;
     player.canvas.atoms.hidden = !player.policy.atoms;
-    [player.caption, player.output] = [figure.querySelector("figcaption"), figure.querySelector("output")];
-    player.caption.textContent = label + score;
+    figure.querySelector("figcaption").textContent = label + score;
+    player.output = figure.querySelector("output");
     drag(player);
     return figure;
   }));
@@ -40,6 +42,7 @@ async function stage(id, shown) {
 function begin(start = scene.start) {
   [scene.start, random, playing] = [start, generator(start), false];
   players.forEach((player) => player.restart(start));
+  if (scene.noise === "drawn") scene.epsilon = scene.epsilon.map(random.normal);
   update();
 }
 const read = () => attempt(() => { // #Hopper-v4/ddpg@50000/td3?start=1&joint=1&noise=held&epsilon=1,0,0&slow
@@ -52,17 +55,15 @@ const read = () => attempt(() => { // #Hopper-v4/ddpg@50000/td3?start=1&joint=1&
 });
 function update() { // controls and address after the scene
   const { id, shown, start, joint, noise, epsilon, slow } = scene;
-  const set = `start=${start}&joint=${joint + 1}&noise=${noise}${slow ? "&slow" : ""}`;
+  const set = `start=${start}&joint=${joint + 1}&noise=${noise}${slow ? "&slow" : ""}`, about = [id, ...shown.map(called)];
   const hand = noise === "held" ? `&epsilon=${epsilon.map((x) => +x.toFixed(2))}` : "";
-  history.replaceState(null, "", `#${[id, ...shown.map(called)].join("/")}?${set}${hand}`);
-  const there = DATA.policies.filter((policy) => policy.id === id);
-  const options = there.map((policy) => [`${policy.title}, ${+(policy.steps / 1000).toPrecision(3)}k steps`, called(policy)]);
-  const fill = (select, pairs) => $(select).replaceChildren(...pairs.map((pair) => new Option(...pair)));
-  fill("body", Object.keys(BODIES).map((name) => [name, name]));
+  history.replaceState(null, "", `#${about.join("/")}?${set}${hand}`);
+  const named = (policy) => [`${policy.title}, ${+(policy.steps / 1000).toPrecision(3)}k steps`, called(policy)];
+  const options = DATA.policies.filter((policy) => policy.id === id).map(named);
   fill("one", options);
   fill("two", [["nothing", ""], ...options]);
-  const values = { body: id, one: called(shown[0]), two: shown[1] ? called(shown[1]) : "", joint, noise, epsilon: epsilon[joint] };
-  for (const [select, value] of Object.entries(values)) $(select).value = value;
+  const values = { body: id, one: about[1], two: about[2] ?? "", joint, noise, epsilon: epsilon[joint] };
+  for (const [control, value] of Object.entries(values)) $(control).value = value;
   $("play").textContent = playing ? "Pause" : "Play";
   $("slow").ariaPressed = slow;
   painted = 0;
@@ -87,24 +88,25 @@ function frame(now) {
 }
 
 // ---- Instruments ----
+function clear(canvas, pen = canvas.getContext("2d")) {
+  pen.clearRect(0, 0, canvas.width, canvas.height);
+  return Object.assign(pen, { font: `27px ${getComputedStyle(canvas).fontFamily}`, lineWidth: 4 });
+}
 // Curves [name, colour, points, kind]; an "area" has a scale of its own. Marks [name, colour, x].
-function plot(canvas, [x0, x1], curves, marks = []) {
-  const pen = canvas.getContext("2d"), { width, height } = canvas, { color, fontFamily } = getComputedStyle(canvas);
-  const heights = (points) => points.map(([, y]) => y).filter(Number.isFinite), top = 84, foot = height - 40;
-  const all = curves.flatMap(([, , points, kind]) => (kind ? [] : heights(points))), X = (x) => ((x - x0) / (x1 - x0)) * width;
-  const [low, high] = [Math.min(...all), Math.max(...all)];
-  pen.clearRect(0, 0, width, height);
-  Object.assign(pen, { font: `27px ${fontFamily}`, lineWidth: 4 });
+function plot(canvas, [x0, x1], curves, ...marks) {
+  const pen = clear(canvas), { color } = getComputedStyle(canvas), top = 84, foot = canvas.height - 40;
+  const heights = (points) => points.map(([, y]) => y).filter(Number.isFinite);
+  const all = curves.flatMap(([, , points, area]) => (area ? [] : heights(points))), X = (x) => ((x - x0) / (x1 - x0)) * canvas.width;
   let at = 8;
-  for (const [name, colour, points, kind] of [...curves, ...marks]) {
+  for (const [name, colour, points, area] of [...curves, ...marks]) {
     Object.assign(pen, { strokeStyle: colour, fillStyle: colour });
     if (Array.isArray(points)) {
-      const [a, b] = kind ? [0, Math.max(...heights(points))] : [low, high];
-      const Y = (y) => foot - ((y - a) / (b - a || 1)) * (foot - top), seen = points.filter(([, y]) => Number.isFinite(y));
-      const path = new Path2D(`M${seen.map(([x, y]) => `${X(x)} ${Y(y)}`).join("L")}`);
-      pen.stroke(path);
+      const [low, high] = area ? [0, Math.max(...heights(points))] : [Math.min(...all), Math.max(...all)];
+      const Y = (y) => foot - ((y - low) / (high - low || 1)) * (foot - top);
+      const path = points.filter(([, y]) => Number.isFinite(y)).map(([x, y]) => `${X(x)} ${Y(y)}`).join("L");
+      pen.stroke(new Path2D(`M${path}`));
       pen.globalAlpha = 0.25;
-      if (kind) path.lineTo(X(x1), foot), path.lineTo(X(x0), foot), pen.fill(path);
+      if (area) pen.fill(new Path2D(`M${path}L${X(x1)} ${foot}L${X(x0)} ${foot}`));
       pen.globalAlpha = 1;
     } else pen.fillRect(X(points) - 3, top, 6, foot - top);
     pen.fillRect(at, 14, 18, 18);
@@ -112,8 +114,8 @@ function plot(canvas, [x0, x1], curves, marks = []) {
     pen.fillText(name, at + 26, 33);
     at += 42 + pen.measureText(name).width;
   }
-  if (all.length) pen.fillText(`${low.toFixed(1)} to ${high.toFixed(1)}`, 8, 70);
-  for (const [x, left] of [[x0, 8], [x1, width - 72]]) pen.fillText(+x.toFixed(1), left, height - 8);
+  if (all.length) pen.fillText(`${Math.min(...all).toFixed(1)} to ${Math.max(...all).toFixed(1)}`, 8, 70);
+  for (const [x, left] of [[x0, 8], [x1, canvas.width - 72]]) pen.fillText(+x.toFixed(1), left, canvas.height - 8);
 }
 // Q, or the policy's density, along one joint's action, the others as they are.
 function along({ policy, observation, seen }, u, joint, count = 31) {
@@ -126,19 +128,16 @@ function along({ policy, observation, seen }, u, joint, count = 31) {
   return { edge, curves };
 }
 function bars(canvas, { policy, seen, body }, u, gradient) { // each joint: μ ± σ, the action, ∇Q as an arrow
-  const pen = canvas.getContext("2d"), { width, height } = canvas, row = height / u.length, edge = 1.5;
-  const X = (x) => ((clip(x, edge) / edge + 1) / 2) * (width - 190) + 190;
+  const [pen, row] = [clear(canvas), canvas.height / u.length], { color } = getComputedStyle(canvas);
+  const X = (x) => 410 + clip(x, 1.5) * 147, most = Math.max(...(gradient ?? []).map(Math.abs)) || 1;
   const [low, high] = [-1, 1].map((by) => policy.place(seen, u.map(() => by)));
-  const most = Math.max(...(gradient ?? []).map(Math.abs)) || 1, { color, fontFamily } = getComputedStyle(canvas);
-  pen.clearRect(0, 0, width, height);
-  pen.font = `27px ${fontFamily}`;
   u.forEach((x, i) => {
     const bar = (colour, from, to, thick) => {
       pen.fillStyle = colour;
       pen.fillRect(Math.min(from, to), (i + 0.5) * row - thick / 2, Math.abs(to - from), thick);
     };
     const tip = X(x + (0.5 * (gradient?.[i] ?? 0)) / most);
-    bar(i === scene.joint ? `${BLUE}33` : `${GREY}1f`, 0, width, row - 4);
+    bar(i === scene.joint ? `${BLUE}33` : `${GREY}1f`, 0, canvas.width, row - 4);
     bar(GREY, X(-1), X(1), 3);
     if (seen.sigma) bar(`${GREEN}88`, X(low[i]), X(high[i]), 16);
     bar(BLUE, X(x) - 4, X(x) + 4, 34);
@@ -148,33 +147,27 @@ function bars(canvas, { policy, seen, body }, u, gradient) { // each joint: μ �
   });
 }
 function paint(player) {
-  const { policy, canvas, log } = player, { u, values } = player.choose(noises(player)), { gradient, atoms, q, mu } = values;
-  const { edge, curves } = along(player, u, scene.joint), middle = policy.squashed ? mu.map(Math.tanh) : mu;
+  const { policy, canvas, log, speed, reward } = player, { u, values } = player.choose(noises(player));
+  const { gradient, atoms, q, mu } = values, { edge, curves } = along(player, u, scene.joint);
+  const mark = (name, colour, x) => [name, colour, clip(x[scene.joint], edge)];
   bars(canvas.joints, player, u, gradient);
-  const marks = [["a", BLUE, u], ["μ", GREEN, middle]].map(([name, colour, x]) => [name, colour, clip(x[scene.joint], edge)]);
-  plot(canvas.along, [-edge, edge], curves, marks);
+  plot(canvas.along, [-edge, edge], curves, mark("a", BLUE, u), mark("μ", GREEN, policy.squashed ? mu.map(Math.tanh) : mu));
   const lines = [[policy.onPolicy ? "V" : "Q", BLUE, log.map(({ expected }, t) => [t, expected])]];
   if (player.over) lines.push(["the return that came", ORANGE, player.came().map((y, t) => [t, y])]);
   plot(canvas.time, [0, Math.max(100, log.length)], lines);
-  const ends = atoms && [policy.atoms[0], policy.atoms.at(-1)];
-  if (atoms) plot(canvas.atoms, ends, [["Z", GREEN, atoms.map((p, i) => [policy.atoms[i], p]), "area"]], [["Q", BLUE, q[0]]]);
-  const end = player.terminated ? "; it fell" : player.over ? "; time is up" : "", { speed, reward } = player;
+  const Z = atoms?.map((p, i) => [policy.atoms[i], p]);
+  if (atoms) plot(canvas.atoms, [Z[0][0], Z.at(-1)[0]], [["Z", GREEN, Z, "area"]], ["Q", BLUE, q[0]]);
   player.output.textContent = `step ${log.length}, return ${player.return.toFixed(1)}, reward ${reward.toFixed(2)}, `
-    + `${speed.toFixed(2)} m/s${end}`;
+    + `${speed.toFixed(2)} m/s${player.terminated ? "; it fell" : player.over ? "; time is up" : ""}`;
 }
 
 // ---- Hands ----
 const set = (changes) => (Object.assign(scene, changes), update());
 const hold = (by) => set({ noise: "held", epsilon: scene.epsilon.with(scene.joint, clip(by, 3)) });
-const nudge = (by) => players.forEach((player) => {
-  player.push = { part: 1, force: [by * 20 * player.mass, 0, 0, 0, 0, 0], steps: Math.ceil(0.1 / player.dt) };
-});
+const shove = (by, { mass, dt }) => ({ part: 1, force: [by * 20 * mass, 0, 0, 0, 0, 0], steps: Math.ceil(0.1 / dt) });
+const nudge = (by) => players.forEach((player) => (player.push = shove(by, player)));
 const ACTIONS = {
-  play: () => {
-    if (!playing && players.every((player) => player.over)) begin();
-    playing = !playing;
-    update();
-  },
+  play: () => (players.every((player) => player.over) && begin(), (playing = !playing), update()),
   step: () => (advance(), (playing = false), update()),
   slow: () => set({ slow: !scene.slow }),
   again: () => begin(),
@@ -188,8 +181,8 @@ const KEYS = {
 };
 for (const [id, action] of Object.entries(ACTIONS)) $(id).onclick = () => players.length && action();
 addEventListener("keydown", (event) => {
-  const { key, target } = event, typing = target.matches("select, input") || (key === " " && target.matches("button, a"));
-  if (!KEYS[key] || !players.length || typing || event.ctrlKey || event.metaKey || event.altKey) return;
+  const { key, target } = event, own = target.matches("select, input") || (key === " " && target.matches("button, a"));
+  if (!KEYS[key] || !players.length || own || event.ctrlKey || event.metaKey || event.altKey) return;
   event.preventDefault();
   KEYS[key]();
 });
@@ -215,15 +208,12 @@ function drag(player) {
   const { stage, joints } = player.canvas, zoom = () => stage.width / stage.clientWidth;
   const point = (event) => player.camera(stage).metres(event.offsetX * zoom(), event.offsetY * zoom());
   stage.onpointerdown = (event) => {
-    const spot = player.grab(...point(event));
-    if (spot) held = { player, spot, to: point(event) };
+    const to = point(event), spot = player.grab(...to);
+    if (spot) held = { player, spot, to };
     stage.setPointerCapture(event.pointerId);
   };
   stage.onpointermove = (event) => held && (held.to = point(event));
-  stage.onpointerup = stage.onpointercancel = () => {
-    held = null;
-    players.forEach((each) => (each.push = null));
-  };
+  stage.onpointerup = stage.onpointercancel = () => ((held = null), players.forEach((each) => (each.push = null)));
   joints.onclick = (event) => set({ joint: Math.floor((event.offsetY / joints.clientHeight) * scene.epsilon.length) });
 }
 
@@ -233,4 +223,5 @@ window.watch = { // for tests and tinkerers: lecture/README.md explains it
   start: (qpos, qvel) => players[0].start(qpos, qvel),
   step: (sigma = 0) => players[0].step(scene.epsilon.map(() => sigma * random.normal())),
 };
+fill("body", Object.keys(BODIES).map((id) => [id, id]));
 read().then(() => requestAnimationFrame(frame));
