@@ -118,7 +118,7 @@ function plot(canvas, [x0, x1], curves, ...marks) {
   for (const [x, left] of [[x0, 8], [x1, canvas.width - 72]]) pen.fillText(+x.toFixed(1), left, canvas.height - 8);
 }
 // Q, or the policy's density, along one joint's action, the others as they are.
-function along({ policy, observation, seen }, u, joint, count = 31) {
+function along({ policy, observation, seen }, u, joint, count = 25) {
   const edge = policy.onPolicy ? 1.5 : 1, us = Array.from({ length: count }, (_, i) => edge * ((2 * i) / (count - 1) - 1));
   const q = us.map((x) => policy.judge(observation, policy.actions(u.with(joint, x)), false).q);
   const curves = q[0].map((_, n) => [`Q${n + 1}`, [BLUE, ORANGE][n], us.map((x, i) => [x, q[i][n]])]);
