@@ -21,29 +21,27 @@ class Mlp {
     [this.bend, this.slope] = tanh ? tanhs : relus;
     this.layers = names.map((name) => {
       if (!weights[`${name}.weight`]) throw Error(`it has no weights of ${name}`);
-      const { data: weight, shape: [rows, columns] } = weights[`${name}.weight`];
-      return { weight, bias: weights[`${name}.bias`].data, rows, columns };
+      const { data, shape: [rows, columns] } = weights[`${name}.weight`];
+      const turned = data.map((_, k) => data[(k % rows) * columns + Math.floor(k / rows)]); // (column, row): fast
+      return { turned, bias: weights[`${name}.bias`].data, rows, columns };
     });
   }
   run(inputs) {
     let x = Float64Array.from(inputs);
-    this.outputs = this.layers.map(({ weight, bias, rows, columns }, n) => {
+    this.outputs = this.layers.map(({ turned, bias, rows, columns }, n) => {
       if (x.length !== columns) throw Error(`a layer takes ${columns} numbers, not ${x.length}`);
-      const y = new Float64Array(rows);
-      for (let i = 0, k = 0; i < rows; i++) {
-        let sum = bias[i];
-        for (let j = 0; j < columns; j++) sum += weight[k++] * x[j];
-        y[i] = n < this.layers.length - 1 ? this.bend(sum) : sum;
-      }
-      return (x = y);
+      const y = Float64Array.from(bias);
+      for (let j = 0; j < columns; j++)
+        if (x[j] !== 0) for (let i = 0, k = j * rows; i < rows; i++) y[i] += turned[k++] * x[j];
+      return (x = n < this.layers.length - 1 ? y.map(this.bend) : y);
     });
     return [...x];
   }
   back(gradient) { // of the last run's outputs -> of its inputs
     for (let n = this.layers.length - 1; n >= 0; n--) {
-      const { weight, rows, columns } = this.layers[n], inner = new Float64Array(columns);
-      for (let i = 0; i < rows; i++)
-        for (let j = 0; j < columns; j++) inner[j] += gradient[i] * weight[i * columns + j];
+      const { turned, rows, columns } = this.layers[n], inner = new Float64Array(columns);
+      for (let j = 0, k = 0; j < columns; j++)
+        for (let i = 0; i < rows; i++) inner[j] += turned[k++] * gradient[i];
       this.outputs[n - 1]?.forEach((y, j) => (inner[j] *= this.slope(y)));
       gradient = inner;
     }
