@@ -26,7 +26,8 @@ LEARNING = ["ddpg", "td3", "sac", "ppo"], ["HalfCheetah-v4", "Hopper-v4"]  # to 
 TEXT = f"""# Trained policies
 
 What `python docs/policies.py` kept of finished runs: of each script and body the seed whose last
-evaluation is the median; of {", ".join(LEARNING[0])} on {" and ".join(LEARNING[1])} earlier weights too.
+evaluation is the median; of {", ".join(LEARNING[0])} on {" and ".join(LEARNING[1])}
+earlier weights too.
 The return is the mean ± standard deviation of {EPISODES} episodes of the deterministic policy.
 
 ```
@@ -91,7 +92,8 @@ def command(args: dict) -> str:
 
 def readme(folder: Path) -> str:
     text = TEXT
-    for path in sorted(folder.glob("*.safetensors")):
+    paths = [(*path.stem.rsplit("_", 1), path) for path in folder.glob("*.safetensors")]
+    for _, _, path in sorted(paths, key=lambda part: (part[0], int(part[1]))):
         about = evaluate.read_about(path)
         args, played = about["args"], about["played"]
         score = f"{played['mean']:.1f} ± {played['std']:.1f}"
