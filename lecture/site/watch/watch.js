@@ -194,6 +194,9 @@ $("noise").onchange = () => set({ noise: $("noise").value });
 $("epsilon").oninput = () => hold(+$("epsilon").value);
 $("own").onchange = () => take($("own").files[0]);
 addEventListener("hashchange", read);
+addEventListener("click", () => (painted = 0)); // perhaps on "Light or dark"
+for (const query of ["print", "(prefers-color-scheme: dark)"])
+  matchMedia(query).onchange = () => players.forEach((player) => (player.draw(player.canvas.stage), paint(player)));
 addEventListener("dragover", (event) => event.preventDefault());
 addEventListener("drop", (event) => (event.preventDefault(), take(event.dataTransfer.files[0])));
 const take = (file) => file && attempt(async () => {
@@ -216,7 +219,6 @@ function drag(player) {
   stage.onpointerup = stage.onpointercancel = () => ((held = null), players.forEach((each) => (each.push = null)));
   joints.onclick = (event) => set({ joint: Math.floor((event.offsetY / joints.clientHeight) * scene.epsilon.length) });
 }
-
 window.watch = { // for tests and tinkerers: lecture/README.md explains it
   policies: DATA.policies,
   open: (id, script, steps) => stage(id, [find(id, steps ? `${script}@${steps}` : script)]),
