@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,9 +15,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import OFF_POLICY, ROOT, RUN_SCRIPTS, Count, only, same, scalars, weights
+from conftest import OFF_POLICY, OWN, QUICK, ROOT, RUN_SCRIPTS, Count, only, same, scalars, weights
 from stable_baselines3.common.monitor import Monitor
 from test_runs import Death, contents, refused
+
+import evaluate
 
 DDPG = only(["ddpg_continuous"])
 
@@ -109,10 +113,9 @@ gym.register("toy/Offset-v0", Offset, max_episode_steps=20)
 # ---- Environments ----
 @RUN_SCRIPTS
 @pytest.mark.parametrize("kind", ["Talkative", "Monitored", "Recorded"])
-@pytest.mark.parametrize("num_envs", [1, 2])
-def test_what_an_environment_says_of_itself_changes_nothing(quick, kind, num_envs):
-    told, _ = quick(env_id=f"toy/{kind}-v0", num_envs=num_envs)
-    plain, _ = quick(num_envs=num_envs)
+def test_what_an_environment_says_of_itself_changes_nothing(quick, kind):
+    told, _ = quick(env_id=f"toy/{kind}-v0", num_envs=2, total_timesteps=150)
+    plain, _ = quick(num_envs=2, total_timesteps=150)
     assert same(weights(told), weights(plain))
     lengths = [[e.value for e in scalars(run)["charts/episodic_length"]] for run in (told, plain)]
     assert lengths[0] == lengths[1]
@@ -161,7 +164,7 @@ def test_one_task_in_three_units_ends_in_the_same_weights(quick, script):
     def trained(unit):
         name = f"toy/Reach{unit}-v0"
         gym.register(name, Reach, max_episode_steps=20, kwargs={"unit": unit})
-        state = weights(quick(env_id=name, total_timesteps=250, eval_interval=0)[0])
+        state = weights(quick(env_id=name, total_timesteps=150, eval_interval=0)[0])
         del gym.registry[name]
         return {key: value for key, value in state.items() if "action_" not in key}
 
@@ -278,6 +281,41 @@ def test_no_stdout_and_no_stderr(quick, monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     monkeypatch.setattr(sys, "stderr", None)
     assert quick()[1]["step"] == 300
+
+
+@DDPG
+def test_what_a_run_prints_where_there_is_no_terminal(script, tmp_path):
+    """And nothing but its folder is new; it goes on with what is not given as it was."""
+    name = "12e3456"
+    settings = QUICK | OWN[script.__name__] | {"run_name": name, "total_timesteps": 200}
+    settings |= {"env_id": "HalfCheetah-v4", "max_episode_steps": 20}
+    options = [f"--{key.replace('_', '-')}={value}" for key, value in settings.items()]
+    command = [sys.executable, ROOT / f"{script.__name__}.py", *options]
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (process.returncode, process.stderr) == (0, "")
+    returned = r"return -?\d+\.\d ± \d+\.\d"
+    lines = [
+        rf"runs/{name}: steps 0 to 200 on cpu",
+        rf"step 100: {returned}, \d+ steps/s, (\?|\d\d:\d\d) left",
+        rf"step 200: {returned}, \d+ steps/s, 00:00 left",
+        rf"runs/{name} is finished at step 200",
+        rf"  tensorboard --logdir runs/{name}",
+        rf"  python evaluate\.py runs/{name} --video video\.mp4",
+        rf"  python {script.__name__}\.py --resume --run-name {name} --total-timesteps 400",
+    ]
+    assert re.fullmatch("\n".join(lines) + "\n", process.stdout), process.stdout
+    assert os.listdir(tmp_path) == ["runs"]
+    *_, played, more = [shlex.split(line) for line in process.stdout.splitlines()]
+    assert evaluate.tyro.cli(evaluate.Args, args=played[2:]).video.name == "video.mp4"
+    typed = [sys.executable, ROOT / more[1], *more[2:]]
+    process = subprocess.run(typed, cwd=tmp_path, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert f"runs/{name} is finished at step 400" in process.stdout
+    process = subprocess.run([*typed, "--seed=3"], cwd=tmp_path, capture_output=True, text=True)
+    assert (process.returncode, process.stderr) == (
+        2,
+        f"error: runs/{name} has seed 1, you gave 3\n",
+    )
 
 
 def test_console_that_has_not_every_letter(tmp_path):

@@ -7,9 +7,7 @@ import math
 import os
 import re
 import resource
-import shlex
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -18,9 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import OWN, QUICK, ROOT, RUN_SCRIPTS, TAGS, same, scalars, weights
-
-import evaluate
+from conftest import QUICK, RUN_SCRIPTS, TAGS, same, scalars, weights
 
 pytestmark = RUN_SCRIPTS
 
@@ -75,50 +71,6 @@ def test_files_say_what_the_run_was(quick, script):
     assert about["versions"]["torch"].startswith("2.")
     assert (about["device"], about["torch_threads"]) == ("cpu", 1)
     assert "git_commit" in about
-
-
-def words(script, **settings):
-    """Return the command of a QUICK run as a user would type it."""
-    settings = QUICK | OWN[script.__name__] | settings
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
-    options = [option.replace("=True", "") for option in options]
-    return [sys.executable, ROOT / f"{script.__name__}.py", *options]
-
-
-def command_line(script, tmp_path, **settings):
-    """Run the script as a user would; return the completed process."""
-    return subprocess.run(words(script, **settings), cwd=tmp_path, capture_output=True, text=True)
-
-
-def test_what_a_run_prints_where_there_is_no_terminal(script, tmp_path):
-    """And nothing but its folder is new."""
-    name = "12e3456"
-    settings = {"env_id": "HalfCheetah-v4", "max_episode_steps": 20, "run_name": name}
-    process = command_line(script, tmp_path, total_timesteps=200, **settings)
-    assert (process.returncode, process.stderr) == (0, "")
-    returned = r"return -?\d+\.\d ± \d+\.\d"
-    lines = [
-        rf"runs/{name}: steps 0 to 200 on cpu",
-        rf"step 100: {returned}, \d+ steps/s, (\?|\d\d:\d\d) left",
-        rf"step 200: {returned}, \d+ steps/s, 00:00 left",
-        rf"runs/{name} is finished at step 200",
-        rf"  tensorboard --logdir runs/{name}",
-        rf"  python evaluate\.py runs/{name} --video video\.mp4",
-        rf"  python {script.__name__}\.py --resume --run-name {name} --total-timesteps 400",
-    ]
-    assert re.fullmatch("\n".join(lines) + "\n", process.stdout), process.stdout
-    assert os.listdir(tmp_path) == ["runs"]
-    *_, played, more = [shlex.split(line) for line in process.stdout.splitlines()]
-    assert evaluate.tyro.cli(evaluate.Args, args=played[2:]).video.name == "video.mp4"
-    typed = [sys.executable, ROOT / more[1], *more[2:]]
-    process = subprocess.run(typed, cwd=tmp_path, capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr
-    assert f"runs/{name} is finished at step 400" in process.stdout
-    process = subprocess.run([*typed, "--seed=3"], cwd=tmp_path, capture_output=True, text=True)
-    assert (process.returncode, process.stderr) == (
-        2,
-        f"error: runs/{name} has seed 1, you gave 3\n",
-    )
 
 
 def test_existing_folder_is_never_overwritten(quick, capsys):
