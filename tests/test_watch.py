@@ -18,7 +18,7 @@ from torch.distributions import Normal, TanhTransform, TransformedDistribution
 import evaluate
 
 pytestmark = [
-    pytest.mark.xdist_group("site"),  # one browser at a time
+    pytest.mark.xdist_group("watch"),  # one build, one browser
     pytest.mark.filterwarnings("ignore:.*is out of date"),
 ]
 spec = importlib.util.spec_from_file_location("policies", ROOT / "docs" / "policies.py")
