@@ -2,7 +2,7 @@
 
     python benchmarks/kill.py --kills 200 --scripts ddpg,sac,d4pg,ac_reparam,ppo,a2c
 
-Each script trains 4,000 steps of Hopper-v4 once without a kill. Then a run of the same seed gets
+Each script trains 2,000 steps of Hopper-v4 once without a kill. Then a run of the same seed gets
 SIGKILL within the time that this took, again and again, until it has finished; then the next one
 does. Two scripts are tried at once. It exits with 1 if one bit differs.
 """
@@ -21,8 +21,8 @@ import torch
 import tyro
 
 ROOT = Path(__file__).parent.parent
-SHORT = "--env-id Hopper-v4 --total-timesteps 4000 --checkpoint-interval 500 --eval-interval 500"
-REPLAY = "--learning-starts 400 --buffer-size 2500 --batch-size 32"  # the buffer wraps
+SHORT = "--env-id Hopper-v4 --total-timesteps 2000 --checkpoint-interval 250 --eval-interval 250"
+REPLAY = "--learning-starts 400 --buffer-size 1250 --batch-size 32"  # the buffer wraps
 
 
 @dataclass
