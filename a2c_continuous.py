@@ -309,7 +309,7 @@ def check_args(args, at_least_1) -> None:
     at_least_1 += "total_timesteps", "num_envs", "max_episode_steps", "torch_threads"
     for name, value in vars(args).items():
         if isinstance(value, int | float):
-            negative = (getattr(Args, name) or 0) < 0
+            negative = (getattr(Args, name, 0) or 0) < 0
             low = -(2**31) if negative else name in (*at_least_1, "eval_episodes")
             high = 1 if name in ("gamma", "tau", "gae_lambda") else 2**31
             if not low <= value <= high:
@@ -358,27 +358,29 @@ def evaluate(actor, args, envs) -> dict:
     seeds = np.random.SeedSequence([args.seed, 0, 1]).generate_state(envs.num_envs)
     obs, _ = envs.reset(seed=seeds.tolist())
     returns, discounted, success = np.zeros((3, envs.num_envs))
-    running = np.full(envs.num_envs, True)
+    running, scores = np.full(envs.num_envs, True), {}
     for step in range(1_000_000 // envs.num_envs):  # an episode that is longer is cut
         actions = actor(torch.as_tensor(obs, device=actor.action_scale.device)).cpu().numpy()
         obs, rewards, terminations, truncations, infos = envs.step(actions.clip(low, high))
         returns[running] += rewards[running]
         discounted[running] += args.gamma**step * rewards[running]
-        success[running] = infos.get("success", success)[running]
+        if "success" in infos:
+            success[running] = infos["success"][running]
+            scores["success_rate"] = success
         dones = terminations | truncations
         running &= ~dones
         if not running.any():
             break
         if dones.any():
             obs, _ = envs.reset(options={"reset_mask": dones})
-    scores = {"episodic_return": returns, "discounted_return": discounted}
-    return scores | ({"success_rate": success} if "success" in infos else {})
+    return scores | {"episodic_return": returns, "discounted_return": discounted}
 
 
 def save(path: Path, content: dict) -> None:
     """Replace a file, JSON or PyTorch's by suffix, atomically: if that fails the old one stays."""
     temporary = Path(f"{path}.tmp")
-    with attempt(f"write {path}", code=1):
+    with ExitStack() as stack, attempt(f"write {path}", code=1):
+        stack.callback(temporary.unlink, missing_ok=True)
         if path.suffix == ".json":
             temporary.write_text(json.dumps(content, indent=2))
         else:
@@ -450,8 +452,6 @@ class Run(ExitStack):
         self.callback(self.eval_envs.close)
         self.open_folder()
         old, self.progress = load(self.dir / "args.json"), load(self.dir / "result.json")
-        if old and not args.resume:
-            fail(f"{self.name} exists: choose another --run-name, or add --resume to continue it")
         for name, value in vars(args).items():
             if old and name not in ("resume", "total_timesteps") and old.get(name) != value:
                 fail(f"{self.name} has {name} {old.get(name)}, you gave {value}")
@@ -460,6 +460,8 @@ class Run(ExitStack):
             say(f"{self.name} is finished")
             return None
         self.restore()
+        if self.global_step > args.total_timesteps != old.get("total_timesteps"):
+            fail(f"{self.name} is at step {self.global_step}, beyond {args.total_timesteps}")
         self.write_args()
         self.catch_signals()
         self.open_log()
@@ -478,6 +480,8 @@ class Run(ExitStack):
             fail(f"--run-name must name a folder, not {args.run_name!r}")
         with attempt(f"write {self.name}"):
             self.dir.mkdir(parents=True, exist_ok=True)
+            if not args.resume and {*os.listdir(self.dir)} - {"lock"}:  # more than a failed start
+                fail(f"{self.name} exists: choose another --run-name, or --resume to continue it")
             lock = FileLock(self.dir / "lock")
             with suppress(Timeout):
                 self.enter_context(lock.acquire(timeout=0))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -119,6 +120,30 @@ def test_what_an_environment_says_of_itself_changes_nothing(quick, kind):
     assert same(weights(told), weights(plain))
     lengths = [[e.value for e in scalars(run)["charts/episodic_length"]] for run in (told, plain)]
     assert lengths[0] == lengths[1]
+
+
+class TellsOnlySuccess:
+    """Two environments; the first ends with a success, the second later and without a word."""
+
+    single_action_space = SimpleNamespace(low=-np.ones(1), high=np.ones(1))
+    num_envs, steps = 2, 0
+
+    def reset(self, **_):
+        return np.zeros((2, 1)), {}
+
+    def step(self, actions):
+        self.steps += 1
+        ends = np.array([self.steps == 1, self.steps == 2])
+        infos = {"success": np.array([1.0, 0.0])} if self.steps == 1 else {}
+        return np.zeros((2, 1)), np.ones(2), ends, np.zeros(2, bool), infos
+
+
+@DDPG
+def test_success_counts_where_failure_is_not_told(script):
+    actor = script.Actor(1, 1, torch.ones(1), torch.zeros(1))
+    scores = script.evaluate(actor, script.Args(), TellsOnlySuccess())
+    assert scores["success_rate"].tolist() == [1, 0]
+    assert scores["episodic_return"].tolist() == [1, 2]
 
 
 @RUN_SCRIPTS

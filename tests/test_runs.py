@@ -427,6 +427,7 @@ REFUSED = {
     "cut args.json": (cut("args.json", 100), MORE, "args.json"),
     "cut result.json": (cut("result.json", 10), MORE, "result.json"),
     "flipped byte": (flip, MORE, "checkpoint.pt"),
+    "too few steps": (without("result.json"), {"total_timesteps": 200}, "step 300, beyond"),
 }
 
 
@@ -465,6 +466,7 @@ def test_full_disk_while_saving_leaves_the_last_good_checkpoint(quick, script, c
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert error.startswith("error: cannot write runs/x/checkpoint.pt")
     assert path.read_bytes() == before
+    assert not list(run_dir.glob("*.tmp"))
 
 
 def test_reward_that_is_not_finite_stops_the_run(quick, capsys, tmp_path):
