@@ -28,7 +28,8 @@ TEXT = f"""# Trained policies
 What `python docs/policies.py` kept of finished runs: of each script and body the seed whose last
 evaluation is the median; of {", ".join(LEARNING[0])} on {" and ".join(LEARNING[1])}
 earlier weights too.
-The return is the mean ± standard deviation of {EPISODES} episodes of the deterministic policy.
+Weights are those of the first evaluation at or after the step in the name. The return is the mean ±
+standard deviation of {EPISODES} episodes of the deterministic policy.
 
 ```
 python evaluate.py policies/ppo_InvertedPendulum-v4_50000.safetensors --video pole.mp4
