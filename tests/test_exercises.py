@@ -26,13 +26,18 @@ def source(algorithm):
     return exercise.script_path(algorithm).read_text()
 
 
+def above(algorithm):
+    """Return the script without its Run section, which nothing here reads."""
+    return source(algorithm).partition("# ---- Run ----")[0]
+
+
 def changed(algorithm, *replacements):
-    """Return the script with some text above its Run section replaced."""
-    own, ruler, rest = source(algorithm).partition("# ---- Run ----")
+    """Return the script above its Run section with some text replaced."""
+    own = above(algorithm)
     for old, new in replacements:
         assert own.count(old) == 1, f"it does not fit: {old}"
         own = own.replace(old, new)
-    return own + ruler + rest
+    return own
 
 
 def wrong(algorithm, text, names=()):
@@ -306,14 +311,14 @@ def right():
 @pytest.mark.parametrize(("algorithm", "name", "body"), right())
 def test_other_words_are_right(place, algorithm, name, body):
     """Helpers and imports of the file's own are found."""
-    text = written(source(algorithm), name, body) + "\n" + HELPERS
+    text = written(above(algorithm), name, body) + "\n" + HELPERS
     assert wrong(algorithm, text, [name]) == {}
 
 
 def test_every_function_is_right_in_at_least_three_ways(place):
     tried = [way[:2] for way in right()]
     for algorithm, names in exercise.EXERCISES.items():
-        assert wrong(algorithm, source(algorithm)) == {}
+        assert wrong(algorithm, above(algorithm)) == {}
         assert all(tried.count((algorithm, name)) >= 2 for name in names)
 
 
@@ -321,7 +326,7 @@ def test_own_policy_is_used_where_it_is_right():
     """By the functions that read a mean off it, which the script's policy does not have there."""
     name, mean = "Actor.forward", "self.distribution(x).u.loc.tanh()"
     body = f"return {mean} * self.action_scale + self.action_bias"
-    text = written(source("ac_reparam"), name, body) + "\n" + HELPERS
+    text = written(above("ac_reparam"), name, body) + "\n" + HELPERS
     assert "AttributeError" in wrong("ac_reparam", text, [name])[name].args[0]
     own = next(body for *_, body in right() if "OwnPolicy" in body and "log_std(" not in body)
     text = written(text, "Actor.distribution", own)
@@ -362,6 +367,7 @@ def test_file_is_graded_as_far_as_it_goes():
                        "actor_loss", 60) is None  # fmt: skip
     narrow = "self.fc1 = nn.Linear(obs_dim + act_dim, 256)", "self.fc1 = nn.Linear(9, 9)"
     text = changed("ddpg", ("gamma: float = 0.99", "gamma: float = 0.9"), narrow)
+    text += source("ddpg").removeprefix(above("ddpg"))
     names = ["Args.gamma: float = 0.99", "QNetwork.__init__"]
     assert grade.changed_besides(ast.parse(text), "ddpg") == names
     text = changed("ddpg", ("            # Act\n", "            # Act\n            break\n"))

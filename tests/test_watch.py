@@ -17,10 +17,7 @@ from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
 import evaluate
 
-pytestmark = [
-    pytest.mark.xdist_group("watch"),  # one build, one browser
-    pytest.mark.filterwarnings("ignore:.*is out of date"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:.*is out of date")
 spec = importlib.util.spec_from_file_location("policies", ROOT / "docs" / "policies.py")
 policies = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(policies)
