@@ -58,7 +58,7 @@ function update() { // controls and address after the scene
   const set = `start=${start}&joint=${joint + 1}&noise=${noise}${slow ? "&slow" : ""}`, about = [id, ...shown.map(called)];
   const hand = noise === "held" ? `&epsilon=${epsilon.map((x) => +x.toFixed(2))}` : "";
   history.replaceState(null, "", `#${about.join("/")}?${set}${hand}`);
-  const named = (policy) => [`${policy.title}, ${+(policy.steps / 1000).toPrecision(3)}k steps`, called(policy)];
+  const named = (policy) => [`${policy.title}, ${policy.steps.toLocaleString("en", { notation: "compact" })} steps`, called(policy)];
   const options = DATA.policies.filter((policy) => policy.id === id).map(named);
   fill("one", options);
   fill("two", [["nothing", ""], ...options]);
