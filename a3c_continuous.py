@@ -11,14 +11,14 @@ Actor: ascend the policy gradient, E[A ∇log π(a|s)], with advantages A by GAE
 Parent: a2c_continuous.py, from which it differs in
 1. `num_workers` processes with environments of their own, which share weights, RMSprop's averages
    and statistics without a lock: each acts with a copy, and its gradient updates what is shared,
-2. rollouts of 64 steps of one environment, on the CPU.
+2. rollouts of 64 steps of one environment, λ = 1 as in the paper, and the CPU.
 One worker is A2C of the same settings, bit for bit. A run of several is not reproducible, and
 not bit-identical when resumed.
 
 Departures from the paper:
 1. A and R bootstrap with V of the true last observation where a time limit ends an episode.
 2. Observations and rewards are normalised; gradients are clipped; weights start orthogonal.
-3. Advantages are GAE's (in the paper λ = 1); RMSprop's ε, 1e-5, is outside the root.
+3. Advantages are GAE's (λ = 1 is the paper's); RMSprop's ε, 1e-5, is outside the root.
 And in every script running episodes are cut each `checkpoint_interval` steps, as by a time limit.
 
     python a3c_continuous.py --env-id Hopper-v4
@@ -71,7 +71,7 @@ class Args:
     num_workers: int = 2  # processes that act and learn, each with `num_envs` environments
     num_steps: int = 64  # steps of each environment in a rollout
     gamma: float = 0.99  # discount factor γ
-    gae_lambda: float = 0.95  # λ of GAE: 0 is one-step TD, 1 the empirical return
+    gae_lambda: float = 1.0  # λ of GAE: 0 is one-step TD, 1 the empirical return
     ent_coef: float = 0.0  # weight of the policy's entropy in the objective
     vf_coef: float = 0.5  # weight of the critic's loss
     max_grad_norm: float = 0.5  # largest norm of the gradient of all parameters
@@ -327,10 +327,8 @@ def train(args: Args, number: int = 0, shared: Shared | None = None) -> dict:
             metrics = backward_losses(nets, batch, args)
             nn.utils.clip_grad_norm_(nets.parameters(), args.max_grad_norm)
             # at each update, since `backward` makes new tensors
-            for shared_param, param in zip(
-                shared.nets.parameters(), nets.parameters(), strict=True
-            ):
-                shared_param.grad = param.grad
+            for param, mine in zip(shared.nets.parameters(), nets.parameters(), strict=True):
+                param.grad = mine.grad
             optimizer.step()
             shared.nets.actor.obs_normalizer.update(rollout.observations.reshape(batch_size, -1))
 

@@ -3,8 +3,8 @@
 A picture is old when the code or the data that it shows have changed. docs/pictures.json has a
 digest of them for each, and tests/test_pictures.py compares. Some of them train for minutes.
 
-Not made here: results/curves.png (the first command of docs/results.md), and the videos of bodies
-and results/overestimation.png, which are of runs that are gone.
+Not made here: results/curves.png (the first command of docs/results.md), and what is of runs that
+are gone: results/overestimation.png, ddpg_hopper.gif, td3_halfcheetah.gif.
 """
 
 import contextlib
@@ -26,7 +26,8 @@ from tensorboard import program
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 DIGESTS = ROOT / "docs" / "pictures.json"
-POLE = ROOT / "policies" / "ppo_InvertedPendulum-v4_50000.safetensors"
+BODIES = {"pole": "InvertedPendulum-v4_50000", "hopper": "Hopper-v4_1000000"}
+BODIES |= {"walker2d": "Walker2d-v4_1000000", "halfcheetah": "HalfCheetah-v4_1000000"}
 
 import evaluate  # noqa: E402
 import plot  # noqa: E402
@@ -66,10 +67,17 @@ def first_run(path: Path) -> None:
     draw(plot.read(plot.Args((Path("runs/first"),))), path)
 
 
-def pole(path: Path) -> None:
-    """The first ten seconds of an episode."""
-    evaluate.main(evaluate.Args((POLE,), video=Path("pole.mp4")))
-    cut = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", "-t", "10", "-i", "pole.mp4"]
+def policy(path: Path) -> Path:
+    """Return the file of the policy that a GIF shows, ppo_hopper.gif PPO's last one on Hopper."""
+    script, body = path.stem.split("_")
+    return next((ROOT / "policies").glob(f"{script}_{BODIES[body]}.safetensors"))
+
+
+def gif(path: Path) -> None:
+    """The first seconds of an episode: of the pole, which hardly moves, ten, else five."""
+    evaluate.main(evaluate.Args((policy(path),), episodes=1, video=Path("whole.mp4")))
+    seconds = "10" if "pole" in path.stem else "5"
+    cut = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", "-t", seconds, "-i", "whole.mp4"]
     subprocess.run([*cut, "-vf", evaluate.GIF, path], check=True)
 
 
@@ -133,7 +141,9 @@ PICTURES = {
     "docs/site.png": (site, page),
     "docs/tensorboard.png": (tensorboard, lambda: algorithm("ddpg") + algorithm("td3")),
     "results/hopper.png": (hopper, lambda: hopper_data().to_csv() + figure()),
-    "results/ppo_pole.gif": (pole, lambda: POLE.read_bytes().hex()),
+} | {
+    f"results/ppo_{body}.gif": (gif, lambda body=body: policy(Path(f"ppo_{body}")).read_bytes().hex())
+    for body in BODIES
 }
 
 
