@@ -142,7 +142,10 @@ PICTURES = {
     "docs/tensorboard.png": (tensorboard, lambda: algorithm("ddpg") + algorithm("td3")),
     "results/hopper.png": (hopper, lambda: hopper_data().to_csv() + figure()),
 } | {
-    f"results/ppo_{body}.gif": (gif, lambda body=body: policy(Path(f"ppo_{body}")).read_bytes().hex())
+    f"results/ppo_{body}.gif": (
+        gif,
+        lambda body=body: policy(Path(f"ppo_{body}")).read_bytes().hex(),
+    )
     for body in BODIES
 }
 

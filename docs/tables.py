@@ -1,6 +1,7 @@
 """Write the tables of results/curves.csv into the pages that show them: python docs/tables.py.
 
 README.md: the last evaluations of each script. docs/results.md: those at three steps, with others'.
+The page of a script, where it has the marks: those of each seed.
 """
 
 import re
@@ -74,10 +75,26 @@ def by_step(data) -> str:
     return text.removesuffix("\n")
 
 
+def by_seed(runs) -> str:
+    """Return a row an environment: the last evaluation of each seed, of a script's runs."""
+    seeds, rows = sorted(set(runs.seed)), []
+    for panel, own in runs.groupby("panel"):
+        last = own.sort_values("step").groupby("seed").last()
+        cells = [f"{x:.0f}" if x == x else "" for x in last["mean"].reindex(seeds)]
+        both = (
+            f"{last['mean'].mean():.0f} ± {last['mean'].std():.0f}",
+            f"{last['mean'].median():.0f}",
+        )
+        rows.append([panel, short(last.step.min()), *cells, *both])
+    head = ["environment", "steps", *(f"seed {seed}" for seed in seeds), "mean ± std", "median"]
+    return markdown(head, 1, rows)
+
+
 def pages() -> dict[Path, str]:
     """Return each page with its table renewed, between <!-- table --> and <!-- /table -->."""
     data = plot.read(plot.Args((ROOT / "results" / "curves.csv",)))
     tables = {ROOT / "README.md": by_script(data), ROOT / "docs" / "results.md": by_step(data)}
+    tables |= {ROOT / "docs" / f"{name}.md": by_seed(own) for name, own in data.groupby("script")}
     renewed = {}
     for page, table in tables.items():
         marked, text = r"(?<=<!-- table -->\n).*?(?=<!-- /table -->)", page.read_text()

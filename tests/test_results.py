@@ -32,11 +32,8 @@ def rows(path):
 # ---- Pages ----
 def test_pages_have_the_tables_that_the_data_make():
     """Where they have not: python docs/tables.py."""
-    pages = module("tables").pages()
-    for name in "README.md", "docs/results.md":
-        page = ROOT / name
-        assert page.read_text().count("<!-- table -->") == 1
-        assert pages[page] == page.read_text()
+    for page, text in module("tables").pages().items():
+        assert text == page.read_text(), page.name
 
 
 def test_tables_are_what_the_data_say(tmp_path, monkeypatch):
@@ -56,11 +53,11 @@ def test_tables_are_what_the_data_say(tmp_path, monkeypatch):
     (tmp_path / "results").mkdir()
     (tmp_path / "docs").mkdir()
     (tmp_path / "results" / "curves.csv").write_text("\n".join(lines))
-    for name in "README.md", "docs/results.md":
+    for name in "README.md", "docs/results.md", "docs/ppo.md", "docs/td3.md":
         (tmp_path / name).write_text("a\n<!-- table -->\nold\n<!-- /table -->\nb\n")
     (tmp_path / "docs" / "performance.md").write_text("| TD3 | 500 | 1 |\n| PPO | 1000 | 1 |\n")
     monkeypatch.setattr(tables, "ROOT", tmp_path)
-    readme, results = tables.pages().values()
+    readme, results, ppo, _ = tables.pages().values()
 
     def cell(*key):
         return f"{np.mean(returns[key]):.0f} ± {np.std(returns[key], ddof=1):.0f}"
@@ -70,6 +67,10 @@ def test_tables_are_what_the_data_say(tmp_path, monkeypatch):
         cells = [cell(script, body, step) for body in tables.BODIES]
         (line,) = re.findall(rf"^\| \[`{script}_continuous.py`.*$", readme, re.MULTILINE)
         assert line.endswith(f" | {' | '.join(cells)} | {end} |")
+    scores = returns["ppo", "Walker2d-v4", 1_000_448]
+    cells = [f"{x:.0f}" for x in scores], cell("ppo", "Walker2d-v4", 1_000_448)
+    line = f"| Walker2d-v4 | 1M | {' | '.join(cells[0])} | {cells[1]} | {np.median(scores):.0f} |\n"
+    assert line in ppo
     assert "`](docs/td3.md) | Fujimoto et al. 2018 |" in readme
     assert re.match(r"a\n<!-- table -->\n\| script .*\n<!-- /table -->\nb\n$", readme, re.DOTALL)
     blocks = dict(zip(tables.BODIES, results.split("\n\n"), strict=True))
