@@ -85,7 +85,7 @@ class Args:
     compile: bool = False  # compile the losses: a slow start, then faster; needs a C++ compiler
     run_name: str | None = None  # folder in runs/; None: <env_id>__<exp_name>__<seed>__<time>
     resume: bool = False  # continue run --run-name from its checkpoint, or start it
-    checkpoint_interval: int = 50_000  # steps between checkpoints, where episodes are cut (0: last)
+    checkpoint_interval: int = 50_000  # steps between checkpoints; each cuts episodes (0: at end)
     eval_interval: int = 10_000  # steps between evaluations (0: only at the end)
     eval_episodes: int = 10  # episodes of an evaluation, played by the deterministic policy
 
@@ -524,7 +524,7 @@ class Run(ExitStack):
         self.callback(self.eval_envs.close)
         self.open_folder()
         old, self.progress = load(self.dir / "args.json"), load(self.dir / "result.json")
-        for name, value in vars(args).items():
+        for name, value in (vars(args) | {"script": Path(__file__).name}).items():
             if old and name not in ("resume", "total_timesteps") and old.get(name) != value:
                 fail(f"{self.name} has {name} {old.get(name)}, you gave {value}")
         self.global_step = self.progress.get("step", 0)

@@ -406,10 +406,17 @@ def foreign(run_dir):
     torch.save({"something": torch.zeros(3)}, run_dir / "checkpoint.pt")
 
 
+def of_another_script(run_dir):
+    """A2C's arguments are all among PPO's, and so are its networks."""
+    about = json.loads((run_dir / "args.json").read_text())
+    (run_dir / "args.json").write_text(json.dumps(about | {"script": "other.py"}))
+
+
 MORE = {"total_timesteps": 500}
 # what happened to a finished run of 300 steps, with what it is resumed, what the error says
 REFUSED = {
     "another seed": (without(), {"seed": 9}, "seed 1"),
+    "another script": (of_another_script, MORE, "has script other.py, you gave"),
     "other arguments": (
         without(),
         MORE | {"gamma": 0.5, "eval_interval": 50},
