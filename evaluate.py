@@ -186,8 +186,11 @@ def save(run: Path, args: Args, played: dict) -> None:
 
     An older file is replaced when the new one is complete.
     """
-    folder = tempfile.TemporaryDirectory(dir=args.save.parent)
-    with attempt(f"save {args.save}"), folder as tmp, open_run(run, args, 1) as (*_, nets):
+    with (
+        attempt(f"save {args.save}"),
+        tempfile.TemporaryDirectory(dir=args.save.parent) as tmp,
+        open_run(run, args, 1) as (*_, nets),
+    ):
         about = read_about(run)
         about["played"] = {"episodes": len(played["returns"])}
         about["played"] |= {"mean": played["mean"], "std": played["std"]}

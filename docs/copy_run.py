@@ -9,11 +9,11 @@ RULER = "# ---- Run ----\n"
 
 def copy_run(edited: Path, scripts: list[Path]) -> None:
     """Replace what follows the Run ruler in each of `scripts` by what follows it in `edited`."""
-    section = edited.read_text().split(RULER)[1]
+    section = edited.read_text("utf-8").split(RULER)[1]
     for script in scripts:
-        own, ruler, _ = script.read_text().partition(RULER)
+        own, ruler, _ = script.read_text("utf-8").partition(RULER)
         if ruler:  # a script written from scratch may have none
-            script.write_text(own + ruler + section)
+            script.write_text(own + ruler + section, "utf-8")
 
 
 if __name__ == "__main__":

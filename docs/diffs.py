@@ -16,7 +16,7 @@ PAIRS = [(row["parent"], row["script"], int(row["ceiling"])) for row in ROWS]
 
 
 def source(name: str) -> str:
-    return (ROOT / f"{name}_continuous.py").read_text()
+    return (ROOT / f"{name}_continuous.py").read_text("utf-8")
 
 
 def hunks(old: list[str], new: list[str]):
@@ -65,4 +65,4 @@ def ladder(text: str) -> str:
 
 if __name__ == "__main__":
     page = ROOT / "docs" / "ladder.md"
-    page.write_text(ladder(page.read_text()))
+    page.write_text(ladder(page.read_text("utf-8")), "utf-8")

@@ -3,7 +3,8 @@
 RUNS is a folder of finished runs. For each script and environment it takes the run whose last
 evaluation is the median, and writes what that run ended with, and kept_<steps>.pt in its folder, to
 policies/, with the matrices in half precision unless the returns of 100 episodes differ. Then
-policies/README.md, from the files alone.
+policies/README.md, from the files alone. No script here makes a kept_<steps>.pt: it is a copy of
+model.pt, made while the run trained.
 """
 
 import json
@@ -25,9 +26,9 @@ EPISODES = 100
 LEARNING = ["ddpg", "td3", "sac", "ppo"], ["HalfCheetah-v4", "Hopper-v4"]  # to see them learn
 TEXT = f"""# Trained policies
 
-What `python docs/policies.py` kept of finished runs: of each script and body the seed whose last
-evaluation is the median; of {", ".join(LEARNING[0])} on {" and ".join(LEARNING[1])}
-earlier weights too.
+`python docs/policies.py RUNS` wrote these files from finished runs: of each script and body the
+seed whose last evaluation is the median. For {", ".join(LEARNING[0])} on
+{" and ".join(LEARNING[1])} there are weights from earlier in training, too: copies of `model.pt`, made while a run trained.
 Weights are those of the first evaluation at or after the step in the name. The return is the mean ±
 standard deviation of {EPISODES} episodes of the deterministic policy.
 

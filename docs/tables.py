@@ -43,7 +43,7 @@ def markdown(head: list[str], left: int, rows: list[list[str]]) -> str:
 def by_script(data) -> str:
     """Return a row a script, at the last step that all of its runs in BODIES have reached."""
     data, rows = data[data.panel.isin(BODIES)], []
-    speeds = (ROOT / "docs" / "performance.md").read_text()  # steps a second
+    speeds = (ROOT / "docs" / "performance.md").read_text("utf-8")  # steps a second
     for script, known in stats.ALGORITHMS.iterrows():
         names = [f"[`{script}_continuous.py`](docs/{script}.md)", known.reference]
         for curve in stats.ordered(data.curve[data.script == script]):
@@ -52,8 +52,8 @@ def by_script(data) -> str:
             table = stats.tabulate(runs, [end])
             table = table[table.steps == end].set_index("environment")
             cells = [cell(row) for _, row in table.reindex(BODIES).iterrows()]
-            speed = re.search(rf"(?m)^\| {re.escape(known.title)}[ ,].*?\| (\d+)", speeds)[1]
-            hours = f"{1e6 / float(speed) / 3600:.2g}"
+            speed = re.search(rf"(?m)^\| {re.escape(known.title)}[ ,].*?\| (\d+)", speeds)
+            hours = f"{1e6 / float(speed[1]) / 3600:.2g}" if speed else ""
             rows.append([*names, *cells, short(end), span(table.seeds), hours])
     bodies = [body.removesuffix("-v4") for body in BODIES]
     return markdown(["script", "paper", *bodies, "steps", "runs", "hours"], 2, rows)
@@ -78,14 +78,12 @@ def by_step(data) -> str:
 def by_seed(runs) -> str:
     """Return a row an environment: the last evaluation of each seed, of a script's runs."""
     seeds, rows = sorted(set(runs.seed)), []
-    for panel, own in runs.groupby("panel"):
+    for (panel, curve), own in runs.groupby(["panel", "curve"]):
         last = own.sort_values("step").groupby("seed").last()
         cells = [f"{x:.0f}" if x == x else "" for x in last["mean"].reindex(seeds)]
-        both = (
-            f"{last['mean'].mean():.0f} ± {last['mean'].std():.0f}",
-            f"{last['mean'].median():.0f}",
-        )
-        rows.append([panel, short(last.step.min()), *cells, *both])
+        both = cell(last["mean"].agg(["mean", "std"])), f"{last['mean'].median():.0f}"
+        name = f"{panel} {curve.partition(' ')[2]}".strip()
+        rows.append([name, short(last.step.min()), *cells, *both])
     head = ["environment", "steps", *(f"seed {seed}" for seed in seeds), "mean ± std", "median"]
     return markdown(head, 1, rows)
 
@@ -97,11 +95,11 @@ def pages() -> dict[Path, str]:
     tables |= {ROOT / "docs" / f"{name}.md": by_seed(own) for name, own in data.groupby("script")}
     renewed = {}
     for page, table in tables.items():
-        marked, text = r"(?<=<!-- table -->\n).*?(?=<!-- /table -->)", page.read_text()
+        marked, text = r"(?<=<!-- table -->\n).*?(?=<!-- /table -->)", page.read_text("utf-8")
         renewed[page] = re.sub(marked, table, text, flags=re.DOTALL)
     return renewed
 
 
 if __name__ == "__main__":
     for page, text in pages().items():
-        page.write_text(text)
+        page.write_text(text, "utf-8")

@@ -88,7 +88,7 @@ def read_notes(script: Script) -> None:
     if not path.exists():
         faults.append(f"lecture/notes/{path.name} is missing: {script.name}_continuous.py needs it")
         return
-    head, *parts = re.split(r"^## ", path.read_text(), flags=re.MULTILINE)
+    head, *parts = re.split(r"^## ", path.read_text("utf-8"), flags=re.MULTILINE)
     title, script.lead = head.split("\n", 1)
     script.title = title.removeprefix("# ").strip()
     for part in parts:
@@ -224,7 +224,7 @@ def load():
     roots = [name for name in names if name not in parents]
     scripts, rungs = {}, {}
     for name in itertools.chain(*map(descend, roots)):
-        lines = (ROOT / f"{name}{end}").read_text().rstrip("\n").split("\n")
+        lines = (ROOT / f"{name}{end}").read_text("utf-8").rstrip("\n").split("\n")
         scripts[name] = script = Script(name, parents.get(name), lines)
         read_notes(script)
         parent = scripts.get(script.parent)

@@ -183,7 +183,7 @@ def test_functions(path: Path) -> dict[str, tuple[int, str]]:
     """Return first line and text of the functions of a test file."""
     if not path.exists():
         return {}
-    text, found = path.read_text(), {}
+    text, found = path.read_text("utf-8"), {}
     for node in ast.parse(text).body:
         if isinstance(node, ast.FunctionDef):
             first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
@@ -197,7 +197,7 @@ class Text:
     def __init__(self, scripts: dict[str, Script], rungs, engine: MiniRacer):
         self.scripts, self.rungs, self.tests, self.policies = scripts, rungs, {}, policies(scripts)
         self.katex, self.known = engine, {}
-        self.katex.eval((SITE / "katex" / "katex.min.js").read_text())
+        self.katex.eval((SITE / "katex" / "katex.min.js").read_text("utf-8"))
         self.markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
         self.markdown.use(dollarmath_plugin, renderer=self.tex, double_inline=False)
         self.markdown.renderer.rules |= {"link_open": self.link, "fence": self.fence}
@@ -350,7 +350,7 @@ def ladder_texts(scripts: dict[str, Script]) -> dict[str, tuple[str, str, str]]:
             title = f"{scripts[child.parent].title} → {child.title}"
             texts[f"{child.parent}-{child.name}"] = title, idea, about
     rung = r"^## ([^\n]+?): ([^\n]+)\n\n(.*?)\n\n<!-- (\w+) to (\w+) -->"
-    page = (ROOT / "docs" / "ladder.md").read_text()
+    page = (ROOT / "docs" / "ladder.md").read_text("utf-8")
     found = re.findall(rung, page, re.MULTILINE | re.DOTALL)
     return texts | {f"{parent}-{child}": (*words,) for *words, parent, child in found}
 
@@ -360,7 +360,7 @@ def metrics(scripts) -> str:
     table, seen = ["| tag | what | since |", "|---|---|---|"], set()
     for script in scripts.values():
         page = ROOT / "docs" / f"{script.name}.md"
-        text = page.read_text() if page.exists() else ""
+        text = page.read_text("utf-8") if page.exists() else ""
         section = re.search(r"^## Metrics\n(.*?)(?=^## |\Z)", text, re.M | re.S)
         for tag, what in re.findall(r"^\| (`.+?) \| (.*) \|$", section[1] if section else "", re.M):
             if (tag, what) not in seen:
@@ -372,7 +372,7 @@ def metrics(scripts) -> str:
 
 def videos() -> list[tuple[str, str, str]]:
     """Return the videos in results/: file, what it shows, caption; from docs/results.md."""
-    page = (ROOT / "docs" / "results.md").read_text()
+    page = (ROOT / "docs" / "results.md").read_text("utf-8")
     rows = re.findall(r"^\| !\[(.+?)\]\(\.\./results/(.+?)\) \| (.+) \|$", page, re.MULTILINE)
     there = {path.name for path in (ROOT / "results").iterdir() if path.suffix in VIDEOS}
     for name in sorted(there ^ {file for _, file, _ in rows}):
@@ -383,7 +383,7 @@ def videos() -> list[tuple[str, str, str]]:
 # ---- Policies ----
 def bodies() -> dict[str, str]:
     """Return the bodies that watch.html plays, and the files of their models."""
-    table = (SITE / "watch" / "bodies.js").read_text()
+    table = (SITE / "watch" / "bodies.js").read_text("utf-8")
     return dict(re.findall(r'^  "(\S+)": \{\s+model: "(\S+)"', table, re.MULTILINE))
 
 
@@ -412,17 +412,17 @@ def write_policies(out: Path, found: list[dict]) -> None:
     shutil.copytree(SITE / "mujoco", out / "mujoco")
     (out / "mujoco" / "mujoco.wasm.gz").unlink()
     wasm = f'window.WASM = "{text(SITE / "mujoco" / "mujoco.wasm.gz")}";'
-    (out / "mujoco" / "mujoco.wasm.js").write_text(wasm)
+    (out / "mujoco" / "mujoco.wasm.js").write_text(wasm, "utf-8")
     (out / "policies").mkdir()
     for file in (policy["file"] for policy in found):
         weights = text(ROOT / "policies" / f"{file}.safetensors")
         code = f'(window.POLICIES ??= {{}})["{file}"] = "{weights}";'
-        (out / "policies" / f"{file}.js").write_text(code)
+        (out / "policies" / f"{file}.js").write_text(code, "utf-8")
     gymnasium = Path(importlib.util.find_spec("gymnasium").origin).parent
     assets = gymnasium / "envs" / "mujoco" / "assets"
-    models = {name: (assets / name).read_text() for name in bodies().values()}
+    models = {name: (assets / name).read_text("utf-8") for name in bodies().values()}
     data = json.dumps({"models": models, "policies": found})
-    (out / "watch-data.js").write_text(f"const DATA = {data};")
+    (out / "watch-data.js").write_text(f"const DATA = {data};", "utf-8")
 
 
 def render(scripts: dict[str, Script], rungs, engine, figures) -> dict[str, str]:
@@ -450,9 +450,9 @@ def render(scripts: dict[str, Script], rungs, engine, figures) -> dict[str, str]
         scene = re.search(r"\]\(watch:(\S+?)\)", child.lead)
         rung["scene"] = text.scene(scene[1]) if scene else ""
         page(f"{name}.html", "rung.html", pairs=equations(hunks, parent, child), **rung)
-    handout = (ROOT / "lecture" / "notes" / "handout.md").read_text()
+    handout = (ROOT / "lecture" / "notes" / "handout.md").read_text("utf-8")
     page("handout.html", "handout.html", body=text.html(handout, "lecture/notes/handout.md"))
-    table = (ROOT / "docs" / "results.md").read_text()
+    table = (ROOT / "docs" / "results.md").read_text("utf-8")
     table = re.search(r"<!-- table -->\n(.*?)<!-- /table -->", table, re.DOTALL)[1]
     table = text.html(table.replace(" ±", "\N{NO-BREAK SPACE}±"), "docs/results.md")
     explained = text.html(metrics(scripts), "docs")
@@ -481,7 +481,7 @@ def main(out: Path) -> int:
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(SITE / "katex", out / "katex")
     for name, page in pages.items():
-        (out / name).write_text(page)
+        (out / name).write_text(page, "utf-8")
     for name, data in figures.items():
         with rc_context(plot.LOOK):
             figure = plot.draw_curves(data, "evaluation return")
