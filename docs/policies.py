@@ -27,8 +27,9 @@ LEARNING = ["ddpg", "td3", "sac", "ppo"], ["HalfCheetah-v4", "Hopper-v4"]  # to 
 TEXT = f"""# Trained policies
 
 `python docs/policies.py RUNS` wrote these files from finished runs: of each script and body the
-seed whose last evaluation is the median. For {", ".join(LEARNING[0])} on
-{" and ".join(LEARNING[1])} there are weights from earlier in training, too: copies of `model.pt`, made while a run trained.
+seed whose last evaluation is the median. For {", ".join(LEARNING[0])}
+on {" and ".join(LEARNING[1])} there are weights from earlier in training, too:
+copies of `model.pt`, made while a run trained.
 Weights are those of the first evaluation at or after the step in the name. The return is the mean ±
 standard deviation of {EPISODES} episodes of the deterministic policy.
 
