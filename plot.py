@@ -236,7 +236,7 @@ def draw_comparison(steps: dict, scores: dict) -> Figure:
         other = next((curve for curve in scores if curve.split()[0] == parent), first)
         both = *scores[name], *scores[other]
         ends = stats.interval(*both, statistic=stats.improvement)
-        ax.plot(ends, [y, y], color="#0072B2", lw=8, alpha=0.4)
+        ax.plot(ends, [y, y], color="#0072B2", lw=8, alpha=0.4, solid_capstyle="butt")
         ax.plot(stats.improvement(*both), y, "o", color="#0072B2")
         names.append(f"{stats.title(name)} > {stats.title(other)}")
     ax.axvline(0.5, color="black", lw=1, ls="--", zorder=0)

@@ -13,7 +13,7 @@ pictures = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(pictures)
 
 # drawn anew by tests/test_results.py; of runs that are gone
-OTHERS = {"results/curves.png", "results/overestimation.png"}
+OTHERS = {"results/curves.png", "results/comparison.png", "results/overestimation.png"}
 
 
 @pytest.mark.parametrize("name", pictures.PICTURES)
@@ -37,7 +37,8 @@ CHANGES = [
 
 @pytest.mark.parametrize(("file", "old", "new", "stale"), CHANGES)
 def test_change_makes_old_what_shows_it(tmp_path, monkeypatch, file, old, new, stale):
-    shutil.copytree(ROOT / "lecture", tmp_path / "lecture")
+    for name in "lecture", "policies":
+        shutil.copytree(ROOT / name, tmp_path / name)
     (tmp_path / "results").mkdir()
     for path in [*ROOT.glob("*_continuous.py"), ROOT / "results" / "curves.csv"]:
         shutil.copy(path, tmp_path / path.relative_to(ROOT))
