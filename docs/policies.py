@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 import tyro
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -69,17 +69,19 @@ def keep(run: Path, args: dict, weights: Path, steps: int, to: Path) -> None:
         for file, content in ("args.json", args), ("result.json", {"step": steps}):
             Path(tmp, file).write_text(json.dumps(content))
         Path(tmp, "model.pt").write_bytes(weights.read_bytes())
-        how = {"episodes": EPISODES, "save": path}
-        (full,) = evaluate.main(evaluate.Args((Path(tmp),), **how))
-        about = {key: json.dumps(value) for key, value in evaluate.read_about(path).items()}
-        tensors = load_file(path)
-        halves = {key: w.half() if w.dim() == 2 else w for key, w in tensors.items()}
-        path.write_bytes(save(halves, about))
-        (half,) = evaluate.main(evaluate.Args((path,), **how))
-        error = ((full["std"] ** 2 + half["std"] ** 2) / EPISODES) ** 0.5
-        if abs(full["mean"] - half["mean"]) > 2 * error:
-            print(f"{path.name} stays in full precision")
-            path.write_bytes(save(tensors, about))
+        (full,) = evaluate.main(evaluate.Args((Path(tmp),), episodes=EPISODES, save=path))
+    about = {key: json.dumps(value) for key, value in evaluate.read_about(path).items()}
+    tensors = load(path.read_bytes())  # not mapped: the file is replaced
+    halves = {key: w.half() if w.dim() == 2 else w for key, w in tensors.items()}
+    path.write_bytes(save(halves, about))
+    (half,) = evaluate.main(evaluate.Args((path,), episodes=EPISODES))
+    error = ((full["std"] ** 2 + half["std"] ** 2) / EPISODES) ** 0.5
+    if abs(full["mean"] - half["mean"]) > 2 * error:
+        print(f"{path.name} stays in full precision")
+        path.write_bytes(save(tensors, about))
+        return
+    played = {"episodes": EPISODES, "mean": half["mean"], "std": half["std"]}
+    path.write_bytes(save(halves, about | {"played": json.dumps(played)}))
 
 
 def command(args: dict) -> str:

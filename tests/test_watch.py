@@ -484,3 +484,21 @@ def test_the_run_that_is_kept_is_the_median(tmp_path):
     assert [run.name for run, _ in policies.medians(tmp_path)] == ["0"]  # of 1, 5, 7, 9
     (tmp_path / "4" / "result.json").write_text(json.dumps({"eval_mean": 8.0}))
     assert [run.name for run, _ in policies.medians(tmp_path)] == ["2"]  # of 1, 5, 7, 8, 9
+
+
+@pytest.mark.parametrize("worse", [False, True])
+def test_half_precision_unless_it_is_worse(tmp_path, monkeypatch, worse):
+    about, _, nets = open_policy(POLE)
+    torch.save(nets.state_dict(), tmp_path / "model.pt")
+    play = evaluate.main
+
+    def main(args):  # what is saved, then what is in half precision
+        (played,) = play(args)
+        return [played | {"mean": played["mean"] - 1e6 * (worse and args.save is None)}]
+
+    monkeypatch.setattr(policies, "EPISODES", 1)
+    monkeypatch.setattr(policies.evaluate, "main", main)
+    policies.keep(tmp_path, about["args"], tmp_path / "model.pt", 7, tmp_path)
+    for name, w in load_file(tmp_path / "ppo_InvertedPendulum-v4_7.safetensors").items():
+        half = w.dim() == 2 and not worse
+        assert torch.equal(w, nets.state_dict()[name].half() if half else nets.state_dict()[name])
