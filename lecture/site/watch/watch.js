@@ -129,7 +129,7 @@ function along({ policy, observation, seen }, u, joint, count = 25) {
 }
 function bars(canvas, { policy, seen, body }, u, gradient) { // each joint: μ ± σ, the action, ∇Q as an arrow
   const [pen, row] = [clear(canvas), canvas.height / u.length], { color } = getComputedStyle(canvas);
-  const X = (x) => 410 + clip(x, 1.5) * 147, most = Math.max(...(gradient ?? []).map(Math.abs)) || 1;
+  const X = (x) => 410 + clip(x, 1.5) * 147, most = Math.max(0.01, ...(gradient ?? []).map(Math.abs));
   const [low, high] = [-1, 1].map((by) => policy.place(seen, u.map(() => by)));
   u.forEach((x, i) => {
     const bar = (colour, from, to, thick) => {
