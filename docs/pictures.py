@@ -140,7 +140,10 @@ PICTURES = {
     "docs/first_run.png": (first_run, lambda: algorithm("ppo") + figure()),
     "docs/site.png": (site, page),
     "docs/tensorboard.png": (tensorboard, lambda: algorithm("ddpg") + algorithm("td3")),
-    "results/hopper.png": (hopper, lambda: hopper_data().drop(columns="run").to_csv(index=False) + figure()),
+    "results/hopper.png": (
+        hopper,
+        lambda: hopper_data().drop(columns="run").to_csv(index=False) + figure(),
+    ),
 } | {
     f"results/ppo_{body}.gif": (
         gif,
