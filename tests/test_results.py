@@ -32,8 +32,11 @@ def rows(path):
 # ---- Pages ----
 def test_pages_have_the_tables_that_the_data_make():
     """Where they have not: python docs/tables.py."""
-    for page, text in module("tables").pages().items():
+    pages = module("tables").pages()
+    for page, text in pages.items():
         assert text == page.read_text(), page.name
+    marked = {page.name for page, text in pages.items() if text.count("<!-- table -->") == 1}
+    assert marked == {"README.md", "results.md", "ppo.md", "reinforce.md", "a3c.md"}
 
 
 def test_tables_are_what_the_data_say(tmp_path, monkeypatch):
@@ -50,14 +53,15 @@ def test_tables_are_what_the_data_say(tmp_path, monkeypatch):
                         value = rng.normal(2000, 500)
                         lines.append(f"{script},,{body},,{seed},{step},1,{value},0")
                         returns[script, body, step].append(value)
+    lines.append("sac,,Hopper-v4,,1,100000,1,500,0")  # one seed, and nobody knows how fast
     (tmp_path / "results").mkdir()
     (tmp_path / "docs").mkdir()
     (tmp_path / "results" / "curves.csv").write_text("\n".join(lines))
-    for name in "README.md", "docs/results.md", "docs/ppo.md", "docs/td3.md":
+    for name in "README.md", "docs/results.md", "docs/ppo.md", "docs/sac.md", "docs/td3.md":
         (tmp_path / name).write_text("a\n<!-- table -->\nold\n<!-- /table -->\nb\n")
     (tmp_path / "docs" / "performance.md").write_text("| TD3 | 500 | 1 |\n| PPO | 1000 | 1 |\n")
     monkeypatch.setattr(tables, "ROOT", tmp_path)
-    readme, results, ppo, _ = tables.pages().values()
+    readme, results, ppo, sac, _ = tables.pages().values()
 
     def cell(*key):
         return f"{np.mean(returns[key]):.0f} ± {np.std(returns[key], ddof=1):.0f}"
@@ -71,6 +75,8 @@ def test_tables_are_what_the_data_say(tmp_path, monkeypatch):
     cells = [f"{x:.0f}" for x in scores], cell("ppo", "Walker2d-v4", 1_000_448)
     line = f"| Walker2d-v4 | 1M | {' | '.join(cells[0])} | {cells[1]} | {np.median(scores):.0f} |\n"
     assert line in ppo
+    assert re.search(r"docs/sac.md\) .* \|  \| 500 \|  \| 100k \| 1 \|  \|\n", readme)
+    assert "| Hopper-v4 | 100k | 500 | 500 | 500 |\n" in sac
     assert "`](docs/td3.md) | Fujimoto et al. 2018 |" in readme
     assert re.match(r"a\n<!-- table -->\n\| script .*\n<!-- /table -->\nb\n$", readme, re.DOTALL)
     blocks = dict(zip(tables.BODIES, results.split("\n\n"), strict=True))
