@@ -500,5 +500,8 @@ def test_half_precision_unless_it_is_worse(tmp_path, monkeypatch, worse):
     monkeypatch.setattr(policies.evaluate, "main", main)
     policies.keep(tmp_path, about["args"], tmp_path / "model.pt", 7, tmp_path)
     for name, w in load_file(tmp_path / "ppo_InvertedPendulum-v4_7.safetensors").items():
-        half = w.dim() == 2 and not worse
-        assert torch.equal(w, nets.state_dict()[name].half() if half else nets.state_dict()[name])
+        expected = nets.state_dict()[name]
+        if w.dim() == 2 and not worse:
+            expected = expected.half()
+        assert w.dtype == expected.dtype
+        assert torch.equal(w, expected)
