@@ -12,7 +12,7 @@ Parent: ddpg_continuous.py, from which it differs in
 2. settings: a larger learning rate and more noise, smaller τ and batches, fewer random steps.
 
 Departures from the paper:
-1. a - μ is in units of half the action range; P = LLᵀ.
+1. a - μ is in units of half the action range.
 2. Gaussian exploration noise, not Ornstein-Uhlenbeck; `learning_starts` random steps come first.
 And in every script running episodes are cut each `checkpoint_interval` steps, as by a time limit.
 

@@ -10,7 +10,7 @@ Actor: ascend the policy gradient, E[(R - b) ∇log π(a|s)], with the return to
 and a baseline b: 0, the mean of R, or V(s). Critic, for the last: minimise ½E[(V(s) - R)²].
 Parent: a2c_continuous.py, from which it differs in
 1. whole episodes, one of each environment in an update, and their returns in place of estimates,
-2. the choice of a baseline.
+2. the choice of a baseline; one environment, and a tenth of the gradient's norm.
 
 Departures from the paper:
 1. An episode is cut after `num_steps` steps, as a time limit would.

@@ -174,7 +174,8 @@ def critic_loss(nets, data, args):
         qf1_next_target = nets.qf1_target.quantiles(data.next_observations, next_state_actions)
         qf2_next_target = nets.qf2_target.quantiles(data.next_observations, next_state_actions)
         next_quantiles = torch.cat([qf1_next_target, qf2_next_target], 1).sort().values
-        soft_values = next_quantiles[:, : 50 - 2 * args.drop] - alpha * next_log_prob.unsqueeze(1)
+        kept = next_quantiles.shape[1] - 2 * args.drop
+        soft_values = next_quantiles[:, :kept] - alpha * next_log_prob.unsqueeze(1)
         next_q_values = data.rewards + (1 - data.dones) * args.gamma * soft_values
     qf1_a_values = nets.qf1.quantiles(data.observations, data.actions)
     qf1_loss = quantile_loss(qf1_a_values, next_q_values)

@@ -108,8 +108,8 @@ MUTANTS = {
     "no terminal mask": ("(1 - data.dones)", "1", "critic_loss_value"),
     "no discount": (" * args.gamma", "", "critic_loss_value"),
     "online critic as target": ("nets.qf1_target.q", "nets.qf1.q", "critic_loss_value"),
-    "smallest left out": ("[:, : 50 - 2 * args.drop]", "[:, 2 * args.drop :]", "critic_loss_value"),
-    "as many left out in all as of one": ("50 - 2 *", "50 -", "critic_loss_value"),
+    "smallest left out": ("[:, :kept]", "[:, 2 * args.drop :]", "critic_loss_value"),
+    "as many left out in all as of one": ("- 2 * args.drop", "- args.drop", "critic_loss_value"),
     "not in order": (".sort().values", "", "critic_loss_value"),
     "each critic's own largest left out": (
         "torch.cat([qf1_next_target, qf2_next_target], 1).sort().values",
