@@ -240,6 +240,8 @@ def main(args: Args) -> list[dict]:
         save(args.runs[0], args, results[0])
     if args.video:
         record(args.runs[0], args)
+    for path in filter(None, (args.save, args.video)):
+        print("wrote", path, file=sys.stderr)
     return results
 
 

@@ -3,8 +3,8 @@
 A picture is old when the code or the data that it shows have changed. docs/pictures.json has a
 digest of them for each, and tests/test_pictures.py compares. Some of them train for minutes.
 
-Not made here: results/curves.png (the first command of docs/results.md), and what is of runs that
-are gone: results/overestimation.png and ddpg_hopper.gif.
+Not made here: results/curves.png (the first command of docs/results.md), and
+results/overestimation.png, of runs that are gone.
 """
 
 import contextlib
@@ -97,7 +97,7 @@ def tensorboard(path: Path) -> None:
         train(name, *flags.split(), "--run-name", name)
     board = program.TensorBoard()
     board.configure([None, "--logdir", "runs"])
-    url = board.launch() + "?tagFilter=episodic_return%24%7Cqf1#timeseries"
+    url = board.launch() + "?tagFilter=_return%24%7Cqf1_values#timeseries"
     settings = {"ignoreOutliers": False, "scalarSmoothing": 0, "stepSelectorEnabled": False}
     with sync_playwright() as playwright:
         page = open_page(playwright, url, 850, json.dumps(settings))

@@ -19,6 +19,7 @@ COPIED = {
     "README.md": "lecture/homework.md",
     "requirements.txt": "requirements.txt",
     "runs.csv": "lecture/data/runs.csv",
+    "evaluate.py": "evaluate.py",
     **{f"{name}.py": f"lecture/{name}.py" for name in ("exercise", "grade", "measure")},
 }
 SETUP = '''\
@@ -67,6 +68,9 @@ def questions() -> dict:
             figure = FIGURES.get(int(problem[1]))
             cells += [("markdown", problem[0]), *[("code", figure)] * (figure is not None)]
             cells += [("markdown", "*Your answer:*")]
+    homework = json.loads((ROOT / "lecture/actor_critic.ipynb").read_text(encoding="utf-8"))
+    asked = ["".join(cell["source"]) for cell in homework["cells"] if cell["id"] == "questions"]
+    cells += [("markdown", asked[0].replace("## 9. To think about", "# Questions on the homework"))]
     own = {"code": {"execution_count": None, "outputs": []}, "markdown": {}}
     made = [
         {"cell_type": kind, "id": f"cell-{i}", "metadata": {}, "source": text} | own[kind]

@@ -94,6 +94,7 @@ def check_forward(script, name):
         if net == "qf1":
             raw = networks(script).qf1(x[0], to_bounds(x[1]))
             mistakes += [("Q sees actions in units of half their range: (a - bias) / scale.", raw)]
+            mistakes += [("One number for each sample: shape (batch,).", raw.unsqueeze(-1))]
         if net == "actor":
             unit = (value - BIAS) / SCALE
             bounded = "Not every action has the bounds -1 and 1: what do scale and bias do?"
@@ -214,6 +215,7 @@ def check_critic_loss(script, name):
             (shapes, y(v, d=d[column]).mean(0)),
             (shapes, y(v, r=r[column], d=d[column]).mean(0)),
             (shapes, 0 * v + y(v).mean()),
+            (shapes, y(v.mean())),
             ("Which action does Q(s, a) value?", here[0] - (other_q - y(v))),
             ("The gradient reaches a critic through its Q(s, a).", "none"),
             ("Is the loss the mean over the batch?", here[0] - 4 * error),

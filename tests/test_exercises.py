@@ -156,10 +156,14 @@ TYPICAL = {
         *("ddpg critic_loss", "_target(data.next_obs", "_target(data.obs", "after the step"),
     ),
 }
+UNITS = "(a - self.action_bias) / self.action_scale"
+LAYERS = "], 1)\n        x = F.relu(self.fc1(x))\n        x = F.relu(self.fc2(x))\n"
+LAYERS += "        return self.fc3(x)"
 MISTAKES = [
     *TYPICAL.values(),
     ("ddpg QNetwork.forward", "fc3(x).squeeze(-1)", "fc3(x)", "shape"),
-    ("ddpg QNetwork.forward", "(a - self.action_bias) / self.action_scale", "a", "units"),
+    ("ddpg QNetwork.forward", UNITS, "a", "units"),
+    ("ddpg QNetwork.forward", UNITS + LAYERS + ".squeeze(-1)", "a" + LAYERS, "shape"),
     ("td3 QNetwork.forward", ".squeeze(-1)", ".squeeze()", "batch of 1"),
     ("ac_reparam QNetwork.forward", "cat([x, ", "cat([x.flip(1), ", "layers"),
     ("sac QNetwork.forward", "F.relu(self.fc2(x))\n        return", "self.fc2(x)\n        return",
@@ -171,6 +175,7 @@ MISTAKES = [
      "bounds"),
     ("ddpg critic_loss", NEXT_MU, "nets.target_actor(data.observations)", "after the step"),
     ("ddpg critic_loss", "next_q_value)", "next_q_value, reduction='sum')", "mean"),
+    ("ddpg critic_loss", "next_state_actions)", "next_state_actions)[:, None]", "(4, 1) and (4,)"),
     ("ddpg critic_loss", "return qf1_loss, {", "return {", "docstring"),
     ("ddpg actor_loss", "-nets.qf1(", "-nets.qf1_target(", "critic that learns"),
     ("ddpg act", "step < args.learn", "step <= args.learn", "from which step"),

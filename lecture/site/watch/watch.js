@@ -47,7 +47,8 @@ function begin(start = scene.start) {
 }
 const read = () => attempt(() => { // #Hopper-v4/ddpg@50000/td3?start=1&joint=1&noise=held&epsilon=1,0,0&slow
   const [place, query] = decodeURIComponent(location.hash.slice(1)).split("?"), get = new URLSearchParams(query);
-  const [id = "", ...names] = place.split("/"), first = DATA.policies.findLast((policy) => !id || policy.id === id);
+  const [id = "", ...names] = place.split("/"), known = DATA.policies.filter((policy) => !id || policy.id === id);
+  const first = known.findLast(({ script }) => script === "ppo") ?? known.at(-1);
   Object.assign(scene, { start: +(get.get("start") ?? 1), joint: +(get.get("joint") ?? 1) - 1, slow: get.has("slow") });
   Object.assign(scene, { noise: get.get("noise") ?? "off", epsilon: (get.get("epsilon") ?? "").split(",").map(Number) });
   if (!names.length && !first) throw Error(`no policy on ${id} is kept`);
@@ -151,7 +152,7 @@ function paint(player) {
   const { gradient, atoms, q, mu } = values, { edge, curves } = along(player, u, scene.joint);
   const mark = (name, colour, x) => [name, colour, clip(x[scene.joint], edge)];
   bars(canvas.joints, player, u, gradient);
-  plot(canvas.along, [-edge, edge], curves, mark("a", BLUE, u), mark("μ", GREEN, policy.squashed ? mu.map(Math.tanh) : mu));
+  plot(canvas.along, [-edge, edge], curves, mark("a", BLUE, u), mark("μ", GREY, policy.squashed ? mu.map(Math.tanh) : mu));
   const lines = [[policy.onPolicy ? "V" : "Q", BLUE, log.map(({ expected }, t) => [t, expected])]];
   if (player.over) lines.push(["the return that came", ORANGE, player.came().map((y, t) => [t, y])]);
   plot(canvas.time, [0, Math.max(100, log.length)], lines);
