@@ -399,7 +399,9 @@ def policies(scripts: dict[str, Script]) -> list[dict]:
             policy = {"id": about["args"]["env_id"], "script": name, "title": scripts[name].title}
             policy |= {"steps": about["result"]["step"], "file": path.stem}
             found.append(policy)
-    return sorted(found, key=lambda p: ([*scripts].index(p["script"]), p["steps"]))
+    # PPO's come last: a page opens with the last one
+    order = sorted(scripts, key=lambda name: name == "ppo")
+    return sorted(found, key=lambda p: (order.index(p["script"]), p["steps"]))
 
 
 def write_policies(out: Path, found: list[dict]) -> None:

@@ -43,7 +43,7 @@ if (live && window.WebAssembly && !matchMedia("(prefers-reduced-motion: reduce)"
     for (const src of ["watch-data.js", ...["bodies", "nets", "player"].map((name) => `watch/${name}.js`)]) {
       await new Promise((onload) => document.head.append(Object.assign(document.createElement("script"), { src, onload })));
     }
-    const entry = DATA.policies.findLast(({ id, script }) => id === "Hopper-v4" && script === "ppo") ?? DATA.policies.at(-1);
+    const entry = DATA.policies.at(-1);
     const player = new Player(await loadPolicy(entry.file), await loadModel(entry.id));
     const canvas = Object.assign(document.createElement("canvas"), { width: 400, height: 400, role: "img" });
     canvas.ariaLabel = `${entry.title} on ${entry.id}, live`;

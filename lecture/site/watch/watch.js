@@ -47,8 +47,7 @@ function begin(start = scene.start) {
 }
 const read = () => attempt(() => { // #Hopper-v4/ddpg@50000/td3?start=1&joint=1&noise=held&epsilon=1,0,0&slow
   const [place, query] = decodeURIComponent(location.hash.slice(1)).split("?"), get = new URLSearchParams(query);
-  const [id = "", ...names] = place.split("/"), known = DATA.policies.filter((policy) => !id || policy.id === id);
-  const first = known.findLast(({ script }) => script === "ppo") ?? known.at(-1);
+  const [id = "", ...names] = place.split("/"), first = DATA.policies.findLast((policy) => !id || policy.id === id);
   Object.assign(scene, { start: +(get.get("start") ?? 1), joint: +(get.get("joint") ?? 1) - 1, slow: get.has("slow") });
   Object.assign(scene, { noise: get.get("noise") ?? "off", epsilon: (get.get("epsilon") ?? "").split(",").map(Number) });
   if (!names.length && !first) throw Error(`no policy on ${id} is kept`);
