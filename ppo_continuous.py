@@ -43,7 +43,7 @@ import threading
 import time
 import warnings
 import zipfile
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from importlib.metadata import version
 from textwrap import fill
 
@@ -437,8 +437,7 @@ class Run(ExitStack):
         super().__init__()
         check_args(args, at_least_1)
         self.args, self.runs = args, Path("runs").absolute()  # an environment may change folders
-        self.envs = make_envs(args, args.num_envs)
-        self.callback(self.envs.close)
+        self.envs = self.enter_context(closing(make_envs(args, args.num_envs)))
         self.obs_dim = self.envs.single_observation_space.shape[0]
         self.obs_space = gym.spaces.Box(-np.inf, np.inf, (self.obs_dim,), np.float32)
         self.action_space = self.envs.single_action_space
@@ -471,8 +470,8 @@ class Run(ExitStack):
         `load_state_dict`, and replay buffers. No file changes before all is known to be right.
         """
         self.state, args = state, self.args
-        self.eval_envs = make_envs(args, args.eval_episodes)  # a simulator may refuse to run twice
-        self.callback(self.eval_envs.close)
+        # made now, because a simulator may refuse to run twice
+        self.eval_envs = self.enter_context(closing(make_envs(args, args.eval_episodes)))
         self.open_folder()
         old, self.progress = load(self.dir / "args.json"), load(self.dir / "result.json")
         for name, value in (vars(args) | {"script": Path(__file__).name}).items():
