@@ -442,17 +442,16 @@ class Run(ExitStack):
         args.run_name = args.run_name or re.sub(r"[/\\:]", "-", default)
         self.name, self.dir = f"runs/{args.run_name}", self.runs / args.run_name
         self.command = f"python {Path(__file__).name} --resume --run-name {args.run_name}"
-        if args.run_name in (".", "..") or self.dir.name != args.run_name:
+        if args.run_name == ".." or self.dir.name != args.run_name:
             fail(f"--run-name must name a folder, not {args.run_name!r}")
         with attempt(f"write {self.name}"):
             self.dir.mkdir(parents=True, exist_ok=True)
             if not args.resume and {*os.listdir(self.dir)} - {"lock"}:  # more than a failed start
                 fail(f"{self.name} exists: choose another --run-name, or --resume to continue it")
-            lock = FileLock(self.dir / "lock")
-            with suppress(Timeout):
-                self.enter_context(lock.acquire(timeout=0))
-        if not lock.is_locked:
-            fail(f"another process is training in {self.name}", code=3)
+            try:
+                self.enter_context(FileLock(self.dir / "lock", timeout=0))
+            except Timeout:
+                fail(f"another process is training in {self.name}", code=3)
 
     def restore(self) -> None:
         """Load what `save_checkpoint` saved, if there is a checkpoint."""
