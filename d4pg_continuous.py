@@ -423,7 +423,7 @@ class Run(ExitStack):
         `state` is all that a checkpoint holds: `nets`, which has the actor, what else has a
         `load_state_dict`, and replay buffers. No file changes before all is known to be right.
         """
-        self.state, args = state, self.args
+        self.state, self.stops, args = state, [], self.args
         # made now, because a simulator may refuse to run twice
         self.eval_envs = self.enter_context(closing(make_envs(args, args.eval_episodes)))
         self.open_folder()
@@ -439,7 +439,9 @@ class Run(ExitStack):
         if self.global_step > args.total_timesteps != old.get("total_timesteps"):
             fail(f"{self.name} is at step {self.global_step}, beyond {args.total_timesteps}")
         self.write_args()
-        self.catch_signals()
+        with suppress(ValueError):  # in another thread than the main one, which gets the signals
+            for signum in signal.SIGINT, signal.SIGTERM:
+                self.callback(signal.signal, signum, signal.signal(signum, self.stop))
         self.open_log()
         return self.begin_segment()
 
@@ -505,17 +507,10 @@ class Run(ExitStack):
         save(self.dir / "args.json", vars(self.args) | about)
         (self.dir / "result.json").unlink(missing_ok=True)
 
-    def catch_signals(self) -> None:
-        """Let SIGTERM and Ctrl-C end the run after the step; a second one ends it at once."""
-        self.stops = stops = []
-
-        def stop(signum, _):  # holds no Run: after a crash in a REPL that would keep its lock
-            stops.append(signum)
-            signal.signal(signum, signal.SIG_DFL)
-
-        with suppress(ValueError):  # in another thread than the main one, which gets the signals
-            for signum in signal.SIGINT, signal.SIGTERM:
-                self.callback(signal.signal, signum, signal.signal(signum, stop))
+    def stop(self, signum, _):
+        """Let SIGTERM or Ctrl-C end the run after the step; a second one ends it at once."""
+        self.stops.append(signum)
+        signal.signal(signum, signal.SIG_DFL)
 
     def open_log(self) -> None:
         """Open TensorBoard's writer and the progress bar where the run stands."""
