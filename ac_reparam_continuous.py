@@ -407,13 +407,13 @@ class Run(ExitStack):
         torch._inductor.config.cpp.vec_isa_ok = True  # believe the processor: trying is slow
         return torch.compile(function, fullgraph=True)
 
-    def begin(self, **state):
+    def begin(self, rb=None, **state):
         """Start the run, or resume it from its checkpoint; return the first observations.
 
-        `state` is all that a checkpoint holds: `nets`, which has the actor, what else has a
-        `load_state_dict`, and replay buffers. No file changes before all is known to be right.
+        A checkpoint holds the replay buffer and `state`: `nets`, which has the actor, and what else
+        has a `load_state_dict`. No file changes before all is known to be right.
         """
-        self.state, self.stops, args = state, [], self.args
+        self.state, self.rb, self.stops, args = state, rb, [], self.args
         # made now, because a simulator may refuse to run twice
         self.eval_envs = self.enter_context(closing(make_envs(args, args.eval_episodes)))
         self.open_folder()
@@ -463,27 +463,23 @@ class Run(ExitStack):
         self.progress = checkpoint.pop("progress", {"step": 0, "seconds": 0.0})
         self.global_step = self.iteration_step = self.log_step = self.progress["step"]
         with attempt(f"load {self.name}/checkpoint.pt"):
+            if saved := checkpoint.pop("rb", None):
+                self.rb.pos, self.rb.full = saved.pop("pos"), saved.pop("full")
+                for name, value in saved.items():
+                    getattr(self.rb, name)[: len(value)] = value.numpy()
             for name, saved in checkpoint.items():
-                part = self.state[name]
-                if hasattr(part, "load_state_dict"):
-                    part.load_state_dict(deepcopy(saved))  # no view of the file
-                    continue
-                part.pos, part.full = saved.pop("pos"), saved.pop("full")
-                for key, value in saved.items():
-                    getattr(part, key)[: len(value)] = value.numpy()
+                self.state[name].load_state_dict(deepcopy(saved))  # no view of the file
 
     def save_checkpoint(self) -> None:
         """Save what `begin` was given; of a replay buffer as much as is filled."""
         step, seconds = self.global_step, time.perf_counter() - self.start_time
         self.progress |= {"step": step, "seconds": seconds, "SPS": step / seconds}
-        checkpoint = {"progress": self.progress}
-        for name, part in self.state.items():
-            if hasattr(part, "state_dict"):
-                checkpoint[name] = part.state_dict()
-                continue
-            arrays = {k: v[: part.size()] for k, v in vars(part).items() if hasattr(v, "strides")}
-            arrays = {k: torch.from_numpy(v) for k, v in arrays.items()}
-            checkpoint[name] = {"pos": part.pos, "full": part.full} | arrays
+        checkpoint = {name: part.state_dict() for name, part in self.state.items()}
+        checkpoint["progress"] = self.progress
+        if rb := self.rb:
+            arrays = {name: v for name, v in vars(rb).items() if isinstance(v, np.ndarray)}
+            arrays = {name: torch.from_numpy(v[: rb.size()]) for name, v in arrays.items()}
+            checkpoint["rb"] = {"pos": rb.pos, "full": rb.full} | arrays
         self.writer.flush()
         save(self.dir / "checkpoint.pt", checkpoint)
 
