@@ -369,9 +369,10 @@ def attempt(task: str, code: int = 2):
 
 
 def say(message: str) -> None:
-    """Print a line. If its reader is gone, as `| tee` is after Ctrl-C, the run goes on."""
+    """Print a line above the bar. If its reader is gone, as `| tee` is after Ctrl-C, go on."""
     try:
-        print(message, flush=True)
+        with tqdm.external_write_mode():
+            print(message, flush=True)
     except OSError:
         sys.stdout = None
 
@@ -611,8 +612,8 @@ class Run(ExitStack):
         threading.excepthook = lambda failed: failed.exc_type is OSError or hook(failed)
         self.callback(setattr, threading, "excepthook", hook)
         self.writer = self.enter_context(SummaryWriter(str(self.dir), purge_step=step + 1))
-        hide = None if sys.stderr else True  # None: if it is no terminal
-        self.bar = self.enter_context(tqdm(total=total, initial=step, unit=" steps", disable=hide))
+        bar = {"unit": " steps", "leave": False, "disable": None if sys.stderr else True}
+        self.bar = self.enter_context(tqdm(total=total, initial=step, **bar))
         self.log_time = time.perf_counter()
         self.start_time = self.log_time - self.progress["seconds"]
 
@@ -686,7 +687,6 @@ class Run(ExitStack):
         if boundary:
             self.save_checkpoint()
             if self.stopping and left > 0:
-                self.close()
                 say(f"stopped at step {self.global_step:,}; to go on: {self.command}")
                 raise SystemExit(75 if signal.SIGTERM in self.stops else 130)
         self.iteration_step = self.global_step
@@ -709,7 +709,6 @@ class Run(ExitStack):
         if mean >= progress.get("best_mean", -np.inf):
             progress |= {"best_step": self.global_step, "best_mean": mean}
             save(self.dir / "best_model.pt", nets.state_dict())
-        self.bar.clear()
         say(f"step {self.global_step:,}: return {mean:.1f} ± {std:.1f}{speed}")
 
     def finish(self) -> dict:
@@ -718,7 +717,6 @@ class Run(ExitStack):
             if self.progress.get("eval_step") != self.global_step:  # stopped before its evaluation
                 self.evaluate()
             save(self.dir / "result.json", self.progress)
-            self.close()
             say(f"{self.name} is finished at step {self.global_step:,}")
             say(f"  tensorboard --logdir {self.name}")
             say(f"  python evaluate.py {self.name} --video video.mp4")
