@@ -474,11 +474,7 @@ class Run(ExitStack):
         self.restore()
         if self.global_step > args.total_timesteps != old.get("total_timesteps"):
             fail(f"{self.name} is at step {self.global_step}, beyond {args.total_timesteps}")
-        self.write_args()
-        with suppress(ValueError):  # in another thread than the main one, which gets the signals
-            for signum in signal.SIGINT, signal.SIGTERM:
-                self.callback(signal.signal, signum, signal.signal(signum, self.stop))
-        self.open_log()
+        self.start()
         return self.begin_segment()
 
     def open_folder(self) -> None:
@@ -529,8 +525,8 @@ class Run(ExitStack):
         self.writer.flush()
         save(self.dir / "checkpoint.pt", checkpoint)
 
-    def write_args(self) -> None:
-        """Write args.json: every argument, and what else has a bearing on the results."""
+    def start(self) -> None:
+        """Write args.json, with what else bears on the results; catch signals; open the log."""
         names = "torch", "numpy", "gymnasium", "mujoco", "stable-baselines3"
         git = {"cwd": Path(__file__).parent, "shell": True, "capture_output": True, "text": True}
         commit = subprocess.run("git rev-parse -q --verify HEAD", **git).stdout.strip() or None
@@ -538,14 +534,9 @@ class Run(ExitStack):
         about["versions"] = {name: version(name) for name in names}
         save(self.dir / "args.json", vars(self.args) | about)
         (self.dir / "result.json").unlink(missing_ok=True)
-
-    def stop(self, signum, _):
-        """Let SIGTERM or Ctrl-C end the run after the step; a second one ends it at once."""
-        self.stops.append(signum)
-        signal.signal(signum, signal.SIG_DFL)
-
-    def open_log(self) -> None:
-        """Open TensorBoard's writer and the progress bar where the run stands."""
+        with suppress(ValueError):  # in another thread than the main one, which gets the signals
+            for signum in signal.SIGINT, signal.SIGTERM:
+                self.callback(signal.signal, signum, signal.signal(signum, self.stop))
         total, step = self.args.total_timesteps, self.global_step
         say(f"{self.name}: steps {step:,} to {total:,} on {self.device}")
         hook = threading.excepthook  # `log` raises the errors of the writer's thread again
@@ -556,6 +547,11 @@ class Run(ExitStack):
         self.bar = self.enter_context(tqdm(total=total, initial=step, **bar))
         self.log_time = time.perf_counter()
         self.start_time = self.log_time - self.progress["seconds"]
+
+    def stop(self, signum, _):
+        """Let SIGTERM or Ctrl-C end the run after the step; a second one ends it at once."""
+        self.stops.append(signum)
+        signal.signal(signum, signal.SIG_DFL)
 
     def begin_segment(self):
         """Seed every generator from (seed, global_step), reset the environments, return `obs`."""
