@@ -3,8 +3,7 @@
 A picture is old when the code or the data that it shows have changed. docs/pictures.json has a
 digest of them for each, and tests/test_pictures.py compares. Some of them train for minutes.
 
-Not made here: results/curves.png (the first command of docs/results.md), and
-results/overestimation.png, of runs that are gone.
+Not made here: results/curves.png and comparison.png, by the first command of docs/results.md.
 """
 
 import contextlib
@@ -40,19 +39,17 @@ def train(script: str, *flags: str) -> str:
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def draw(data, path: Path) -> None:
+def draw(data, path: Path, ylabel: str = "evaluation return") -> None:
     with rc_context(plot.LOOK):
-        plot.draw_curves(data, "evaluation return").savefig(path)
-
-
-def hopper_data():
-    data = plot.read(plot.Args((ROOT / "results" / "curves.csv",)))
-    return data[data.script.isin(["ddpg", "td3"]) & (data.panel == "Hopper-v4")]
+        plot.draw_curves(data, ylabel).savefig(path)
 
 
 # ---- Pictures ----
-def hopper(path: Path) -> None:
-    draw(hopper_data(), path)
+def overestimation(path: Path) -> None:
+    """What docs/td3.md's command draws, of the points that plot.py kept of those runs."""
+    tags = "losses/qf1_values", "eval/discounted_return"
+    data = plot.read(plot.Args((ROOT / "results" / "q_values.csv",), tag=tags))
+    draw(data, path, "Q, and discounted return")
 
 
 def first_run(path: Path) -> None:
@@ -140,9 +137,9 @@ PICTURES = {
     "docs/first_run.png": (first_run, lambda: algorithm("ppo") + figure()),
     "docs/site.png": (site, page),
     "docs/tensorboard.png": (tensorboard, lambda: algorithm("ddpg") + algorithm("td3")),
-    "results/hopper.png": (
-        hopper,
-        lambda: hopper_data().drop(columns="run").to_csv(index=False) + figure(),
+    "results/overestimation.png": (
+        overestimation,
+        lambda: (ROOT / "results" / "q_values.csv").read_text() + figure(),
     ),
 } | {
     f"results/ppo_{body}.gif": (
