@@ -312,7 +312,7 @@ def make_envs(args, num_envs: int, wrappers=(), **kwargs) -> gym.vector.VectorEn
     boxes = all(isinstance(space, gym.spaces.Box) and len(space.shape) == 1 for space in spaces)
     half = spaces[1].high / 2 - spaces[1].low / 2 if boxes else np.zeros(1)
     if not ((half > 0) & (half < 1e38)).all() or spaces[1].dtype.kind != "f":
-        fail(f"{args.env_id} has {spaces}, not vectors, actions real numbers in finite bounds")
+        fail(f"{args.env_id} needs vectors, and as actions real numbers in finite bounds: {spaces}")
     if re.search("<Normalize(Observation|Reward)<", str(envs.envs[0])):
         fail(f"an evaluation or a resumed run would normalise differently: {envs.envs[0]}")
     return envs

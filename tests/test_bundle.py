@@ -126,6 +126,11 @@ def filled_in(folder, algorithm, **others):
     return text
 
 
+def test_what_a_finished_run_tells_to_type_is_there(folder):
+    command = [sys.executable, "evaluate.py", "--help"]
+    assert subprocess.run(command, cwd=folder, capture_output=True).returncode == 0
+
+
 def test_student_does_and_grades_all_blanks(folder, tmp_path):
     for algorithm in exercise.EXERCISES:
         (folder / f"done_{algorithm}.py").write_text(filled_in(folder, algorithm))
@@ -170,6 +175,7 @@ def test_group_problems_are_stated_and_drawn(folder, monkeypatch):
     answered = NOTEBOOK.read_text()
     assert [text[11] for text in stated] == list("1234567")
     assert all(text in answered for text in stated)
+    assert cells[-1]["source"].startswith("# Questions on the homework\n")
     names = {}
     for cell in cells:
         if cell["cell_type"] == "code":

@@ -291,9 +291,10 @@ def test_a_file_plays_as_its_run_does(run, file):
 
 
 @pytest.mark.parametrize("run", ["ppo_continuous"], indirect=True)
-def test_a_file_of_a_file_says_what_it_was_played_for(file):
+def test_a_file_of_a_file_says_what_it_was_played_for(file, capsys):
     again = file.with_name("again.safetensors")
     play(file, episodes=5, save=again)
+    assert capsys.readouterr().err.endswith(f"wrote {again}\n")
     assert evaluate.read_about(again)["played"]["episodes"] == 5
     assert play(again)[0]["returns"] == play(file)[0]["returns"]
     with pytest.raises(SystemExit, match="2"):

@@ -416,7 +416,7 @@ def test_picture_of_the_landing_page_comes_to_life(tab):
     asked = {file.rsplit("/site/")[1].split("/")[0] for file in page.files}
     assert asked.isdisjoint({"mujoco", "policies", "watch", "watch-data.js"})
     page.click("#live")
-    page.wait_for_selector("#live canvas")
+    assert page.wait_for_selector("#live canvas").get_attribute("aria-label").startswith("PPO on ")
     page.click("#live")
     page.wait_for_url("**/watch.html*")
 
