@@ -78,7 +78,7 @@ def only(scripts):
 
 
 # the Run section is the same in every script
-RUN_SCRIPTS = only(["ddpg_continuous", "ppo_continuous"])
+DDPG = only(["ddpg_continuous"])
 OFF_POLICY = only([name for name in SCRIPTS if "buffer_size" in OWN[name]])
 DETERMINISTIC = only(["ddpg_continuous", "td3_continuous"])
 

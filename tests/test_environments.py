@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from conftest import OFF_POLICY, only
+from conftest import DDPG, OFF_POLICY
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-DDPG = only(["ddpg_continuous"])  # what a script stores is held to a plain loop in test_train.py
 NAME, EPISODE, TIME = 0, 1, 2
 
 

@@ -16,13 +16,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import OFF_POLICY, OWN, QUICK, ROOT, RUN_SCRIPTS, Count, only, same, scalars, weights
+from conftest import DDPG, OFF_POLICY, OWN, QUICK, ROOT, Count, only, same, scalars, weights
 from stable_baselines3.common.monitor import Monitor
 from test_runs import Death, contents, refused
 
 import evaluate
-
-DDPG = only(["ddpg_continuous"])
 
 
 class Talkative(Count):
@@ -112,7 +110,7 @@ gym.register("toy/Offset-v0", Offset, max_episode_steps=20)
 
 
 # ---- Environments ----
-@RUN_SCRIPTS
+@DDPG
 @pytest.mark.parametrize("kind", ["Talkative", "Monitored", "Recorded"])
 def test_what_an_environment_says_of_itself_changes_nothing(quick, kind):
     told, _ = quick(env_id=f"toy/{kind}-v0", num_envs=2, total_timesteps=150)
@@ -146,7 +144,7 @@ def test_success_counts_where_failure_is_not_told(script):
     assert scores["episodic_return"].tolist() == [1, 2]
 
 
-@RUN_SCRIPTS
+@DDPG
 def test_success_is_logged_where_the_environment_tells_it(quick):
     run_dir, result = quick(env_id="toy/Talkative-v0")
     points = {tag: [event.value for event in events] for tag, events in scalars(run_dir).items()}
@@ -157,7 +155,7 @@ def test_success_is_logged_where_the_environment_tells_it(quick):
     assert result["eval_success_rate"] == 1.0
 
 
-@RUN_SCRIPTS
+@DDPG
 def test_environment_may_change_the_folder_and_fail_to_close(quick, tmp_path):
     run_dir, _ = quick(env_id="toy/Wanderer-v0", run_name="x")
     assert os.getcwd() == "/"
@@ -166,12 +164,12 @@ def test_environment_may_change_the_folder_and_fail_to_close(quick, tmp_path):
     assert names == kept | {"events"}
 
 
-@RUN_SCRIPTS
+@DDPG
 def test_observations_may_be_booleans(quick):
     assert quick(env_id="toy/Boolean-v0")[1]["step"] == 300
 
 
-@RUN_SCRIPTS
+@DDPG
 def test_reward_that_no_float32_can_be_stops_the_run_before_it_is_stored(quick, capsys, tmp_path):
     settings = {"env_id": "toy/TooMuch-v0", "run_name": "x", "eval_interval": 0}
     error = refused(capsys, quick, 1, checkpoint_interval=50, **settings)
@@ -216,7 +214,7 @@ def test_an_offset_of_observations_does_not_ruin_their_normalisation(quick, scri
 
 
 # ---- Threads, disks, terminals ----
-@RUN_SCRIPTS
+@DDPG
 def test_training_in_a_thread(quick):
     results = []
     thread = threading.Thread(target=lambda: results.append(quick(run_name="x")))
@@ -341,7 +339,7 @@ def test_what_a_run_prints_where_there_is_no_terminal(script, tmp_path):
 
 
 # ---- What users ask for ----
-@RUN_SCRIPTS
+@DDPG
 def test_best_evaluation_keeps_its_weights(quick, script, monkeypatch, tmp_path):
     """Across a resume; of two that are equal the later."""
     means = iter([3.0, 1.0, 5.0, 5.0, 2.0, 4.0])
@@ -352,8 +350,6 @@ def test_best_evaluation_keeps_its_weights(quick, script, monkeypatch, tmp_path)
 
     monkeypatch.setattr(script, "evaluate", evaluate)
     settings = {"run_name": "x", "eval_interval": 50}
-    if "anneal_lr" in vars(script.Args()):
-        settings |= {"anneal_lr": False}
     quick(total_timesteps=200, **settings)
     shutil.copy(tmp_path / "runs" / "x" / "model.pt", tmp_path / "fourth.pt")
     run_dir, result = quick(resume=True, **settings)

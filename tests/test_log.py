@@ -7,10 +7,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import RUN_SCRIPTS, Count, only, scalars
+from conftest import DDPG, Count, scalars
 from tensorboard.compat.tensorflow_stub.io.gfile import LocalFileSystem
-
-DDPG = only(["ddpg_continuous"])
 
 
 @DDPG
@@ -38,7 +36,7 @@ def test_files_are_written_in_an_order_that_loses_nothing(quick, script, monkeyp
     assert [name for name in names if name != "best_model.pt"] == order
 
 
-@RUN_SCRIPTS
+@DDPG
 def test_speed_is_that_since_the_last_point(quick, script, monkeypatch):
     """Here each step takes a second, and from the 200th on four."""
     now, step = [0.0], script.Run.step
@@ -107,7 +105,7 @@ class NanObs(Count):
 gym.register("toy/NanObs-v0", NanObs)
 
 
-@RUN_SCRIPTS
+@DDPG
 def test_observation_of_a_step_that_is_not_finite_stops_the_run(quick, capsys):
     with pytest.raises(SystemExit, match="^1$"):
         quick(env_id="toy/NanObs-v0", eval_interval=0, run_name="x")

@@ -16,9 +16,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import QUICK, RUN_SCRIPTS, TAGS, same, scalars, weights
+from conftest import DDPG, QUICK, TAGS, same, scalars, weights
 
-pytestmark = RUN_SCRIPTS
+pytestmark = DDPG
 
 
 class Death(Exception):
@@ -350,8 +350,6 @@ def test_however_train_ends_it_lets_go_at_once(quick, script, monkeypatch, tmp_p
 # ---- Going on ----
 def test_finished_run_returns_at_once_and_can_be_extended(quick, script):
     settings = {"env_id": "InvertedPendulum-v4", "run_name": "x"}
-    if "anneal_lr" in vars(script.Args()):
-        settings["anneal_lr"] = False  # it depends on the length of the run
     run_dir, result = quick(**settings)
     before = contents(run_dir)
     assert quick(resume=True, **settings)[1] == result

@@ -7,7 +7,7 @@ import signal
 import numpy as np
 import pytest
 import torch
-from conftest import OWN, RUN_SCRIPTS, TABLE, TAGS, only, same, scalars, weights
+from conftest import DDPG, OWN, TABLE, TAGS, only, same, scalars, weights
 from test_train import make_args
 
 
@@ -57,7 +57,7 @@ def test_run_that_died_and_goes_on_is_as_if_nothing_had_happened(quick, script, 
     assert_same_run(died, whole)
 
 
-@RUN_SCRIPTS
+@DDPG
 def test_killed_three_times_and_resumed_ends_in_the_same_weights(start, tmp_path):
     """Before the first checkpoint, at one, and between two."""
     whole, killed = tmp_path / "runs" / "whole", tmp_path / "runs" / "killed"

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from conftest import OWN, QUICK, ROOT, RUN_SCRIPTS
+from conftest import OWN, QUICK, ROOT, only
 
 import ddpg_continuous as ddpg
 import evaluate
@@ -21,7 +21,7 @@ def block(text: str) -> str:
     return found
 
 
-@RUN_SCRIPTS
+@only(["ddpg_continuous", "ppo_continuous"])
 def test_policy_plays_as_the_evaluations_do(script, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     args = script.Args(**SHORT | OWN[script.__name__] | {"run_name": "cheetah-2"})
