@@ -12,7 +12,8 @@ import pytest
 import torch
 from conftest import OWN, ROOT
 from safetensors.torch import load_file, save
-from test_site import axe, browser, build, copy_of_repo, sync_api  # noqa: F401
+from test_site import axe, browser, build, copy_of_repo, screens, sync_api  # noqa: F401
+from test_site import tab as open_tab  # noqa: F401
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
 import evaluate
@@ -26,6 +27,7 @@ KEPT = sorted((ROOT / "policies").glob("*.safetensors"))
 POLE = ROOT / "policies" / "ppo_InvertedPendulum-v4_50000.safetensors"
 BODIES = "HalfCheetah-v4", "Hopper-v4", "Walker2d-v4", "InvertedPendulum-v4"
 RANDOM = {name.removesuffix("_continuous"): BODIES[n % 3] for n, name in enumerate(OWN)}
+LAPTOP = {"width": 1280, "height": 900}
 PAGE = "watch.html#InvertedPendulum-v4/ppo@50000"
 
 
@@ -63,34 +65,16 @@ def site(tmp_path_factory):
 
 
 @pytest.fixture
-def tab(browser, site):  # noqa: F811
-    """Return a function that opens a page without a network; what went wrong in it fails a test."""
-    contexts, faults, files = [], [], []
-
-    def asked(url):
-        files.append(url)
-        if not url.startswith((site.as_uri(), "data:", "blob:")):
-            faults.append(f"a request outside the site: {url}")
+def tab(open_tab):  # noqa: F811
+    """Return a function that opens a page and waits until it plays."""
 
     def open_page(name=PAGE, **options):
-        context = browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | options))
-        contexts.append(context)
-        context.set_offline(True)
-        page = context.new_page()
-        page.set_default_timeout(60_000)
-        page.on("console", lambda message: faults.append(message.text))
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("request", lambda request: asked(request.url))
-        page.goto(f"{site.as_uri()}/{name}")
+        page = open_tab(name, **{"viewport": LAPTOP} | options)
         if name.startswith("watch.html"):
             page.wait_for_function("document.querySelector('output')?.textContent")
-        page.files = files
         return page
 
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert faults == []
+    return open_page
 
 
 @pytest.fixture(scope="module")
