@@ -46,7 +46,6 @@ import warnings
 import zipfile
 from contextlib import ExitStack, closing, contextmanager, suppress
 from importlib.metadata import version
-from textwrap import fill
 
 import gymnasium as gym
 from filelock import FileLock, Timeout
@@ -295,7 +294,7 @@ def check_args(args, at_least_1) -> None:
 
 
 class Shield(gym.Wrapper):
-    """Stops what a run has no use for: an environment's infos but success, errors of `close`."""
+    """Stops what a run has no use for: an environment's infos, but success."""
 
     def reset(self, **how):
         return self.env.reset(**how)[0], {}
@@ -304,10 +303,6 @@ class Shield(gym.Wrapper):
         *transition, info = self.env.step(action)
         success = info.get("is_success", info.get("success"))
         return *transition, {} if success is None else {"success": float(np.any(success))}
-
-    def close(self):
-        with suppress(Exception):
-            self.env.close()
 
 
 def make_envs(args, num_envs: int, wrappers=(), **kwargs) -> gym.vector.VectorEnv:
@@ -334,30 +329,29 @@ def evaluate(actor, args, envs) -> dict:
     low, high = envs.single_action_space.low, envs.single_action_space.high
     seeds = np.random.SeedSequence([args.seed, 0, 1]).generate_state(envs.num_envs)
     obs, _ = envs.reset(seed=seeds.tolist())
-    returns, discounted, success = np.zeros((3, envs.num_envs))
-    running, scores = np.full(envs.num_envs, True), {}
+    scores = {name: np.zeros(envs.num_envs) for name in ("episodic_return", "discounted_return")}
+    running = np.full(envs.num_envs, True)
     for step in range(1_000_000 // envs.num_envs):  # an episode that is longer is cut
         actions = actor(torch.as_tensor(obs, device=actor.action_scale.device)).cpu().numpy()
         obs, rewards, terminations, truncations, infos = envs.step(actions.clip(low, high))
-        returns[running] += rewards[running]
-        discounted[running] += args.gamma**step * rewards[running]
+        scores["episodic_return"][running] += rewards[running]
+        scores["discounted_return"][running] += args.gamma**step * rewards[running]
         if "success" in infos:
+            success = scores.setdefault("success_rate", np.zeros(envs.num_envs))
             success[running] = infos["success"][running]
-            scores["success_rate"] = success
         dones = terminations | truncations
         running &= ~dones
         if not running.any():
             break
         if dones.any():
             obs, _ = envs.reset(options={"reset_mask": dones})
-    return scores | {"episodic_return": returns, "discounted_return": discounted}
+    return scores
 
 
 def save(path: Path, content: dict) -> None:
     """Replace a file, JSON or PyTorch's by suffix, atomically: if that fails the old one stays."""
     temporary = Path(f"{path}.tmp")
-    with ExitStack() as stack, attempt(f"write {path}", code=1):
-        stack.callback(temporary.unlink, missing_ok=True)
+    with attempt(f"write {path}", code=1):
         if path.suffix == ".json":
             temporary.write_text(json.dumps(content, indent=2))
         else:
@@ -402,7 +396,7 @@ class Run(ExitStack):
         set_random_seed(args.seed)
 
     def __exit__(self, kind, error, trace):
-        with suppress(OSError):  # what a full disk did not let the log write
+        with suppress(Exception):  # a full disk fails the log again, an environment its `close`
             super().__exit__(kind, error, trace)
         if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOSPC:
             fail(f"{kind.__name__}: {error}", code=1 if hasattr(self, "writer") else 2)
@@ -620,15 +614,13 @@ class Run(ExitStack):
             say(f"{self.name} is finished at step {self.global_step:,}")
             say(f"  tensorboard --logdir {self.name}")
             say(f"  python evaluate.py {self.name} --video video.mp4")
-            say(f"  {self.command} --total-timesteps {2 * self.global_step}")
         return self.progress
 
 
 if __name__ == "__main__":
     if sys.stdout:  # a console without a letter shows a question mark
         sys.stdout.reconfigure(errors="replace")
-    about = __doc__.splitlines()[0] + " From --exp-name on all scripts have the same options."
-    about = fill(about, 79, subsequent_indent=" ", break_on_hyphens=False)  # tyro does not
+    about = __doc__.splitlines()[0]
     args = tyro.cli(Args, description=about)
     if args.resume:  # what is not given is as it was
         old = load(Path("runs", args.run_name or "", "args.json"))

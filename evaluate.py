@@ -28,7 +28,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from contextlib import closing, contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
@@ -121,11 +121,15 @@ def open_run(run: Path, args: Args, episodes: int | None = None, **how):
     run_args.seed = run_args.seed if args.seed is None else args.seed
     torch.set_num_threads(run_args.torch_threads)
     episodes = episodes or args.episodes or run_args.eval_episodes
-    with closing(script.make_envs(run_args, episodes, **how)) as envs:
+    envs = script.make_envs(run_args, episodes, **how)
+    try:
         actions, (obs_dim,) = envs.single_action_space, envs.single_observation_space.shape
         nets = script.Networks(obs_dim, len(actions.low), actions.low, actions.high, run_args)
         load_weights(run, nets, script, args.best)
         yield lambda: script.evaluate(nets.actor.eval(), run_args, envs), envs, nets
+    finally:
+        with suppress(Exception):  # what fails at the end costs nothing
+            envs.close()
 
 
 def fail(message: str) -> None:
