@@ -13,7 +13,7 @@ Parent: ppo_continuous.py, from which it differs in
 2. short rollouts of many environments, and RMSprop.
 
 Departures from the paper:
-1. A and R bootstrap with V of the true last observation where a time limit ends an episode.
+1. R bootstraps with V of the true last observation where a time limit ends an episode.
 2. Observations and rewards are normalised; gradients are clipped; weights start orthogonal.
 3. Advantages are GAE's, the paper's where λ = 1; RMSprop's ε, 1e-5, is outside the root.
 And in every script running episodes are cut each `checkpoint_interval` steps, as by a time limit.

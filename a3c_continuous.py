@@ -12,11 +12,10 @@ Parent: a2c_continuous.py, from which it differs in
 1. `num_workers` processes with environments of their own, which share weights, RMSprop's averages
    and statistics without a lock: each acts with a copy, and its gradient updates what is shared,
 2. rollouts of 64 steps of one environment, λ = 1 as in the paper, and the CPU.
-One worker is A2C of the same settings, bit for bit. A run of several is not reproducible, and
-not bit-identical when resumed.
+One worker is A2C, bit for bit. A run of several is not reproducible, nor the same when resumed.
 
 Departures from the paper:
-1. A and R bootstrap with V of the true last observation where a time limit ends an episode.
+1. R bootstraps with V of the true last observation where a time limit ends an episode.
 2. Observations and rewards are normalised; gradients are clipped; weights start orthogonal.
 3. Advantages are GAE's, the paper's where λ = 1; RMSprop's ε, 1e-5, is outside the root.
 And in every script running episodes are cut each `checkpoint_interval` steps, as by a time limit.

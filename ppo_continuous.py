@@ -10,7 +10,7 @@ Actor: maximise E[min(ρA, clip(ρ, 1-ε, 1+ε)A)], ρ = π(a|s)/π_old(a|s), wi
 (Schulman et al. 2016, arXiv:1506.02438). Critic: minimise ½E[(V(s) - R)²], R = A + V_old(s).
 
 Departures from the paper:
-1. A and R bootstrap with V of the true last observation where a time limit ends an episode.
+1. R bootstraps with V of the true last observation where a time limit ends an episode.
 2. Observations and rewards are normalised; gradients are clipped; weights start orthogonal.
 3. Advantages are normalised; the learning rate falls to 0; Adam's ε is 1e-5.
 And in every script running episodes are cut each `checkpoint_interval` steps, as by a time limit.

@@ -13,10 +13,10 @@ Parent: a2c_continuous.py, from which it differs in
 2. the choice of a baseline; one environment, and a tenth of the gradient's norm.
 
 Departures from the paper:
-1. An episode is cut after `num_steps` steps, as a time limit would.
-2. With b = V, R bootstraps with V of the true last observation where a time limit ends an episode.
-3. Observations and rewards are normalised; gradients are clipped; weights start orthogonal.
-4. R is discounted from its own step on; the update is a mean over steps, by RMSprop.
+1. R bootstraps with V of the true last observation where a time limit ends an episode.
+2. Observations and rewards are normalised; gradients are clipped; weights start orthogonal.
+3. R is discounted from its own step on; the update is a mean over steps, by RMSprop.
+4. An episode is cut after `num_steps` steps, as a time limit would; R bootstraps only with b = V.
 
     python reinforce_continuous.py --env-id Hopper-v4
 """
