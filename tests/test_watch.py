@@ -126,23 +126,24 @@ def starts(env):
 def check_physics(env, start, played, sigma, nets):
     """Give Python the page's actions: observations, states, rewards and ends are the page's; the
     page's actions are the actor's."""
+
+    def near(value, expected, tolerance):
+        np.testing.assert_allclose(value, expected, rtol=0, atol=tolerance)
+
     env.reset()
     env.set_state(*map(np.array, start))
     obs = env._get_obs()
-    assert played["first"] == pytest.approx(obs, abs=1e-9)
+    near(played["first"], obs, 1e-9)
     for step in played["stepped"]:
         if not sigma:
             with torch.no_grad():
                 action = nets.actor(torch.as_tensor(obs)[None])[0].numpy()
-            action = action.clip(env.action_space.low, env.action_space.high)
-            assert step["action"] == pytest.approx(action, abs=1e-4)
+            near(step["action"], action.clip(env.action_space.low, env.action_space.high), 1e-4)
         obs, reward, terminated, _, _ = env.step(np.float32(step["action"]))
-        assert step["qpos"] == pytest.approx(env.data.qpos, abs=1e-6)
-        assert step["qvel"] == pytest.approx(
-            env.data.qvel, abs=1e-6 * max(1, abs(env.data.qvel).max())
-        )
-        assert step["observation"] == pytest.approx(obs, abs=1e-5)
-        assert step["reward"] == pytest.approx(reward, abs=1e-5)
+        near(step["qpos"], env.data.qpos, 1e-6)
+        near(step["qvel"], env.data.qvel, 1e-6 * max(1, abs(env.data.qvel).max()))
+        near(step["observation"], obs, 1e-5)
+        near(step["reward"], reward, 1e-5)
         assert step["terminated"] == terminated
 
 
