@@ -78,7 +78,7 @@ class Args:
     seed: int = 1  # seed of every random generator
     num_envs: int = 1  # environments stepped side by side; the steps of each count
     max_episode_steps: int | None = None  # cut episodes here; None: the environment's own limit
-    cuda: bool = False  # use a GPU if there is one
+    cuda: bool = True  # use a GPU if there is one
     torch_threads: int = 1  # CPU threads of PyTorch
     compile: bool = False  # compile the losses: a slow start, then faster; needs a C++ compiler
     run_name: str | None = None  # folder in runs/; None: <env_id>__<exp_name>__<seed>__<time>
@@ -257,8 +257,7 @@ def start_others(run, shared):
     handlers = [signal.signal(signum, signal.SIG_IGN) for signum in signals]  # to be inherited
     for number in range(1, run.args.num_workers):
         sequence = np.random.SeedSequence([run.args.seed, 0, 0, number])
-        seed = int(sequence.generate_state(1)[0] // 2)  # which no other generator has
-        args = replace(run.args, seed=seed)
+        args = replace(run.args, seed=int(sequence.generate_state(1)[0] // 2))
         process = context.Process(target=train, args=(args, number, shared))
         process.start()
         run.callback(process.join)
@@ -272,8 +271,7 @@ def start_others(run, shared):
 def train(args: Args, number: int = 0, shared: Shared | None = None) -> dict:
     """Train to `args.total_timesteps`; return what result.json has. `Run` lists the exit codes."""
     with Run(args, at_least_1=("num_steps", "num_workers")) as run:
-        if run.device.type == "cuda":
-            fail("workers are processes that share the CPU's memory: no --cuda")
+        run.device = torch.device("cpu")  # workers are processes, which share its memory
         batch_size = args.num_envs * args.num_steps
         nets = Networks(run.obs_dim, run.act_dim, run.act_low, run.act_high, args).to(run.device)
         rollout = Rollout(args.num_steps, args.num_envs, run.obs_dim, run.act_dim)

@@ -211,7 +211,7 @@ def critic_loss(nets, data, args):
 
 
 def actor_loss(nets, data, args):
-    """Return minus the surrogate objective over a batch, a scalar, and what to log of it."""
+    """Return minus the objective over a batch, a scalar, and what to log of it."""
     advantages = data.advantages
     if args.norm_adv:
         advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
