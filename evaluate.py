@@ -84,7 +84,7 @@ def read_about(run: Path) -> dict:
         texts = {name: path.read_text() for name, path in paths.items() if path.exists()}
     about = {name: json.loads(text) for name, text in texts.items() if name in ABOUT}
     if "args" not in about:
-        raise ValueError("it has no arguments of a run")
+        raise ValueError("it has no arguments of a run" if run.exists() else "there is no such run")
     return about
 
 

@@ -138,7 +138,7 @@ def read(args: Args) -> pd.DataFrame:
     if runs:  # a file does not say all arguments: its curves stay apart
         files = [run.assign(variant=run.variant + " (CSV)") for run in files]
     if not runs + files:
-        fail(f"nothing to plot in {' '.join(map(str, args.runs)) or 'no folder'}")
+        fail(f"nothing to plot: no runs in {' '.join(map(str, args.runs)) or 'no folder'}")
     data = pd.concat([run.assign(run=i) for i, run in enumerate(runs + files)], ignore_index=True)
     # name the arguments that differ between the runs of a script in one task
     arguments = sorted(column for column in data if column.startswith("--"))
@@ -250,9 +250,10 @@ def draw_comparison(steps: dict, scores: dict) -> Figure:
 def main(args: Args) -> None:
     """Read the runs, write the figures and the data, print the table."""
     everything = read(args)
-    data = everything[everything.panel.isin(args.panels or set(everything.panel))]
-    if data.empty:
-        fail(f"--panels: there are {'; '.join(sorted(set(everything.panel)))}")
+    panels = set(everything.panel)
+    if unknown := {*args.panels} - panels:
+        fail(f"no panel {', '.join(sorted(unknown))}, only {'; '.join(sorted(panels))}")
+    data = everything[everything.panel.isin(args.panels or panels)]
     table = stats.tabulate(everything, args.table_steps)
     with rc_context(LOOK):
         ylabel = "evaluation return" if args.tag == (RETURN,) else ", ".join(args.tag)
@@ -273,7 +274,7 @@ def main(args: Args) -> None:
             fail(f"cannot write {args.out}: {error}")
     print(table[table.columns[:-1]].to_string(index=False, float_format="{:.1f}".format, na_rep=""))
     if "comparison" not in figures and data.groupby(RUN).ngroups > data.panel.nunique():
-        print(f"no comparison: it takes {MIN_SEEDS} runs of two scripts. {stats.WORTH}")
+        print(f"no comparison: it takes {MIN_SEEDS} runs of two scripts in one task. {stats.WORTH}")
     print(f"{data.groupby(RUN).ngroups} run(s): {', '.join(figures)} and table in {args.out}")
 
 

@@ -87,9 +87,9 @@ def title(curve: str) -> str:
 
 
 def published(script: str, environment: str, steps) -> dict[str, list[str]]:
-    """Return {source: mean ± std at each step, interpolated}; versions of a task are one task."""
+    """Return {source: mean ± std at each step, interpolated}; v1 to v4 of a task are one task."""
     table, beyond, found = pd.read_csv(PUBLISHED), {"left": np.nan, "right": np.nan}, {}
-    table = table[(table.algo == script) & (table.env.str[:-3] == environment[:-3])]
+    table = table[(table.algo == script) & (table.env.str[:-3] == environment.removesuffix("-v4"))]
     for (source, env, seeds, how), rows in table.groupby(["source", "env", "seeds", "settings"]):
         same = ", our default settings" if how == "same" else ""
         lines = [np.interp(steps, rows.steps, rows[name], **beyond) for name in ("mean", "std")]
@@ -145,7 +145,3 @@ def improvement(*scores, axis=-1):
     pairs = zip(scores[:half], scores[half:], strict=True)
     signs = [np.sign(x[..., None] - y[..., None, :]) for x, y in pairs]
     return np.mean([0.5 + sign.mean((-2, -1)) / 2 for sign in signs], axis=0)
-
-
-if __name__ == "__main__":
-    print(__doc__)

@@ -79,9 +79,7 @@ def try_script(script: str, kills: int, rng: random.Random) -> int:
 if __name__ == "__main__":
     args = tyro.cli(Args, description=__doc__)
     scripts = args.scripts.split(",")
-    kills = [
-        args.kills // len(scripts) + (i < args.kills % len(scripts)) for i in range(len(scripts))
-    ]
+    kills = [len(range(i, args.kills, len(scripts))) for i in range(len(scripts))]
     rngs = [random.Random(f"{args.seed} {script}") for script in scripts]
     with ThreadPoolExecutor(2) as pool:
         raise SystemExit(sum(pool.map(try_script, scripts, kills, rngs)) > 0)

@@ -30,6 +30,8 @@ def share(run_dir: Path) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
+    if not sys.argv[1:]:
+        raise SystemExit(__doc__)
     for name in sys.argv[1:]:
         mean, down = share(Path(name))
         print(f"{name}: return {mean:.0f}, upside down {100 * down:.0f} % of the time")

@@ -157,6 +157,8 @@ def digests() -> dict[str, str]:
 
 def main(names: list[str]) -> None:
     known, now = json.loads(DIGESTS.read_text()), digests()
+    if unknown := {*names} - {*now}:
+        raise SystemExit(f"no picture {', '.join(unknown)}, only {', '.join(now)}")
     for name in names or [name for name in now if known.get(name) != now[name]]:
         print(name, flush=True)
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):

@@ -13,6 +13,7 @@ import tempfile
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median_low
 
 import torch
 import tyro
@@ -28,8 +29,8 @@ TEXT = f"""# Trained policies
 
 `python docs/policies.py RUNS` wrote these files from finished runs: of each script and body the
 seed whose last evaluation is the median. For {", ".join(LEARNING[0])}
-on {" and ".join(LEARNING[1])} there are weights from earlier in training, too:
-copies of `model.pt`, made while a run trained.
+there are weights from earlier in training, too, of some bodies: copies of `model.pt`, made while
+a run trained.
 Weights are those of the first evaluation at or after the step in the name. The return is the mean ±
 standard deviation of {EPISODES} episodes of the deterministic policy.
 
@@ -57,8 +58,7 @@ def medians(folder: Path) -> list[tuple[Path, dict]]:
         args = json.loads((path.parent / "args.json").read_text())
         score = json.loads(path.read_text())["eval_mean"]
         groups[args["script"], args["env_id"]].append((score, args["seed"], path.parent, args))
-    ordered = [sorted(group, key=lambda run: run[:2]) for _, group in sorted(groups.items())]
-    return [group[(len(group) - 1) // 2][2:] for group in ordered]
+    return [median_low(group)[2:] for _, group in sorted(groups.items())]
 
 
 def keep(run: Path, args: dict, weights: Path, steps: int, to: Path) -> None:

@@ -1,6 +1,7 @@
 """Write the tables of results/curves.csv into the pages that show them: python docs/tables.py.
 
-README.md: the last evaluations of each script. docs/results.md: those at three steps, with others'.
+README.md: the evaluations at the last step that all runs of a script have reached. docs/results.md:
+those at three steps, with others'.
 The page of a script, where it has the marks: those of each seed.
 """
 

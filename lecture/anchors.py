@@ -12,14 +12,17 @@ What does not fit is added to `faults`.
 """
 
 import ast
-import importlib.util
 import itertools
 import re
+import sys
 import textwrap
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "docs"))
+import diffs  # noqa: E402
+
 NOTES = ROOT / "lecture" / "notes"
 faults = []  # what ends the build
 
@@ -54,7 +57,8 @@ class Script:
 
     def __post_init__(self):
         text = "\n".join(self.lines)
-        self.rulers = {line.split()[2]: n for n, line in numbered(self.lines) if "# ---- " in line}
+        lines = enumerate(self.lines, 1)
+        self.rulers = {line.split()[2]: n for n, line in lines if "# ---- " in line}
         self.end = self.rulers["Run"] - 1
         tree = ast.parse(text)
         self.docstring = tree.body[0].lineno, tree.body[0].end_lineno
@@ -75,10 +79,6 @@ class Script:
         size = statement.count("\n") + 1
         windows = {n: self.lines[n - 1 : n - 1 + size] for n in range(first, last - size + 2)}
         return [n for n, w in windows.items() if textwrap.dedent("\n".join(w)) == statement]
-
-
-def numbered(lines):
-    return enumerate(lines, 1)
 
 
 # ---- Notes ----
@@ -126,7 +126,7 @@ def place_notes(script: Script, parent: Script | None) -> None:
     for name, (first, last) in script.functions.items():
         if "." not in name and covered.isdisjoint(range(first, last + 1)):
             faults.append(f"lecture/notes/{script.name}.md: no note beside {name}")
-    for n, line in numbered(script.lines[: script.end]):
+    for n, line in enumerate(script.lines[: script.end], 1):
         if re.search(r"# .*\[[A-Z][^]]* \d{4}", line):
             while script.lines[n - 1].lstrip().startswith("#"):
                 n += 1
@@ -145,7 +145,7 @@ class Hunk:
     caption: Note | None = None
 
 
-def find_hunks(old: Script, new: Script, diffs) -> list[Hunk]:
+def find_hunks(old: Script, new: Script) -> list[Hunk]:
     """Return what differs from Config to the end of the loop, by function."""
 
     def head(script, at):
@@ -211,9 +211,6 @@ def place_captions(child: Script, parent: Script, hunks: list[Hunk]) -> None:
 
 def load():
     """Return scripts in the ladder's order and hunks of its rungs, all notes in their places."""
-    spec = importlib.util.spec_from_file_location("diffs", ROOT / "docs" / "diffs.py")
-    diffs = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(diffs)
     parents = {child: parent for parent, child, _ in diffs.PAIRS}
 
     def descend(name):
@@ -230,6 +227,6 @@ def load():
         parent = scripts.get(script.parent)
         place_notes(script, parent)
         if parent:
-            rungs[f"{parent.name}-{name}"] = hunks = find_hunks(parent, script, diffs)
+            rungs[f"{parent.name}-{name}"] = hunks = find_hunks(parent, script)
             place_captions(script, parent, hunks)
     return scripts, rungs

@@ -30,6 +30,7 @@ from mdit_py_plugins.dollarmath import dollarmath_plugin
 from py_mini_racer import JSEvalException, MiniRacer
 from pygments.lexers import PythonLexer
 from pygments.token import STANDARD_TYPES
+from safetensors import safe_open
 
 sys.path.insert(0, str(ROOT))
 import plot  # noqa: E402
@@ -391,9 +392,8 @@ def policies(scripts: dict[str, Script]) -> list[dict]:
     """Return what the headers of policies/*.safetensors say."""
     found = []
     for path in sorted((ROOT / "policies").glob("*.safetensors")):
-        with open(path, "rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        about = {name: json.loads(text) for name, text in header["__metadata__"].items()}
+        with safe_open(path, "np") as file:
+            about = {name: json.loads(text) for name, text in file.metadata().items()}
         name = about["args"]["script"].removesuffix("_continuous.py")
         if name in scripts and about["args"]["env_id"] in bodies():
             policy = {"id": about["args"]["env_id"], "script": name, "title": scripts[name].title}

@@ -397,13 +397,8 @@ def check_act(script, name):
         given = {"global_step": starts - 1, "learning_starts": starts, "environments": 2000}
         expected = {"mean": BIAS, "standard deviation": SCALE / 3**0.5}
         hint = "What acts before learning starts, and up to which step?"
-        loose = {"rtol": 0.1, "atol": 0.25}
-        yield case(
-            *(script, "act_at_random", given | BOUNDS, hint),
-            expected=expected,
-            tolerances=loose,
-            step=starts - 1,
-        )
+        how = {"tolerances": {"rtol": 0.1, "atol": 0.25}, "step": starts - 1}
+        yield case(script, "act_at_random", given | BOUNDS, hint, expected=expected, **how)
     noisy = hasattr(script.Args, "exploration_noise")
     quiet = {"exploration_noise": 1e-6} if noisy else {}
     _, nets, obs = act(script, 4, starts, **quiet)

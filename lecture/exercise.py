@@ -21,16 +21,14 @@ from zlib import crc32
 ROOT = Path(__file__).parent.parent
 DETERMINISTIC = ["QNetwork.forward", "Actor.forward"]
 STOCHASTIC = ["QNetwork.forward", "Actor.distribution", "Actor.sample", "Actor.forward"]
+PPO = ["Critic.forward", "Actor.distribution", "Actor.forward", "estimate_advantages"]
 LOSSES = ["critic_loss", "actor_loss"]
 EXERCISES = {
     "ddpg": [*DETERMINISTIC, *LOSSES, "polyak_update", "act"],
     "td3": [*DETERMINISTIC, *LOSSES, "polyak_update", "act"],
     "ac_reparam": [*STOCHASTIC, *LOSSES, "polyak_update", "act"],
     "sac": [*STOCHASTIC, *LOSSES, "polyak_update", "act"],
-    "ppo": [
-        *("Critic.forward", "Actor.distribution", "Actor.forward"),
-        *("estimate_advantages", *LOSSES, "act"),
-    ],
+    "ppo": [*PPO, *LOSSES, "act"],
 }
 SHAPES = {
     **dict.fromkeys(["data.observations", "data.next_observations"], "(batch, obs_dim)"),

@@ -114,6 +114,7 @@ def install(script, tree, name: str) -> None:
     """Put a function of the student's file, and the helpers it may call, into the real script."""
     for node in tree.body:  # imports, functions, classes and constants that the script lacks
         targets = getattr(node, "targets", [getattr(node, "target", node)])
+        targets = [part for target in targets for part in getattr(target, "elts", [target])]
         names = {getattr(target, "id", getattr(target, "name", None)) for target in targets}
         if isinstance(node, ast.Import | ast.ImportFrom) or not names & {None, *vars(script)}:
             with suppress(Exception):
@@ -227,7 +228,7 @@ def report(name: str, wrong: Wrong | None) -> str:
     if not came:  # blank, or it waits for another
         return f"{name:22}{hint}"
     lines = [f"{name:22}wrong"]
-    for label, text in ("given", given), ("expected", expected), ("came", came), ("hint", hint):
+    for label, text in ("given", given), ("expected", expected), ("got", came), ("hint", hint):
         for i, line in enumerate(text.split("\n") if text else []):
             lines.append(f"    {'' if i else label:10}{line}")
     return "\n".join(lines)

@@ -103,7 +103,7 @@ def scalar(result):
         raise Problem(f"a loss that is no scalar tensor, but {what}", RETURNED)
     if not loss.requires_grad:
         raise Problem("a loss without a gradient", "Through which value does it reach the weights?")
-    if not isinstance(metrics, dict) or any(type(v) is not torch.Tensor for v in metrics.values()):
+    if not isinstance(metrics, dict) or not all(map(torch.is_tensor, metrics.values())):
         raise Problem("a second value that is no dict of tensors", RETURNED)
     return loss
 

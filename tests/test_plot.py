@@ -488,12 +488,12 @@ def test_comparison_is_drawn():
     [
         ([], "nothing to plot"),
         (["missing"], "cannot read missing"),
-        (["."], "nothing to plot in ."),
+        (["."], "nothing to plot: no runs in ."),
         (["other.csv"], "cannot read other.csv: Usecols do not match columns"),
         (["binary.csv"], "cannot read binary.csv"),
         *(([f"{i}.csv"], f"cannot read {i}.csv") for i in range(5)),
         (["good", "--out", "other.csv"], "cannot write other.csv"),
-        (["good", "--panels", "Hopper"], "--panels: there are HalfCheetah-v4"),
+        (["good", "--panels", "Hopper"], "no panel Hopper, only HalfCheetah-v4"),
         (["good", "--tag", "losses/no"], "nothing to plot"),
     ],
 )
