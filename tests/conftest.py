@@ -123,20 +123,17 @@ class Count(gym.Env):
 
 
 class Constant(gym.Env):
-    """Reward 1 at every step; an episode of one step that terminates, or never does."""
+    """Reward 1 at every step, without an end."""
 
     observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
     action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
-
-    def __init__(self, terminates):
-        self.terminates = terminates
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         return np.zeros(1, np.float32), {}
 
     def step(self, action):
-        return np.zeros(1, np.float32), 1.0, self.terminates, False, {}
+        return np.zeros(1, np.float32), 1.0, False, False, {}
 
 
 class Regulator(gym.Env):
@@ -159,13 +156,17 @@ class Regulator(gym.Env):
 
 
 class NanLater(Count):
-    """Its reward is not a number after the 150th step of an environment's life."""
+    """Its reward is nothing that float32 can hold after the 150th step of its life."""
 
     steps = 0
 
+    def __init__(self, late=float("nan")):
+        super().__init__()
+        self.late = late
+
     def reward(self, action):
         self.steps += 1
-        return float("nan") if self.steps > 150 else 1.0
+        return self.late if self.steps > 150 else 1.0
 
 
 class NanElsewhere(Count):
@@ -203,12 +204,6 @@ class Integer(Count):
         self.action_space = gym.spaces.Box(0, 3, (2,), np.int64)
 
 
-class Unbounded(Count):
-    def __init__(self):
-        super().__init__()
-        self.action_space = gym.spaces.Box(-np.inf, np.inf, (2,))
-
-
 class Only(Count):
     """A simulator of which a process can have one."""
 
@@ -231,15 +226,15 @@ class Speechless(Count):
 
 gym.register("toy/Count-v0", Count)
 gym.register("toy/OneSided-v0", Count, kwargs={"low": (0.0, 0.1), "high": (2.0, 0.7)})
-gym.register("toy/Terminates-v0", Constant, max_episode_steps=10, kwargs={"terminates": True})
-gym.register("toy/Truncates-v0", Constant, max_episode_steps=1, kwargs={"terminates": False})
+gym.register("toy/Truncates-v0", Constant, max_episode_steps=1)
 gym.register("toy/Regulator-v0", Regulator, max_episode_steps=Regulator.HORIZON)
 gym.register("toy/NanLater-v0", NanLater)
+gym.register("toy/TooMuch-v0", NanLater, kwargs={"late": 1e39})
 gym.register("toy/NanElsewhere-v0", NanElsewhere)
 gym.register("toy/Sleepy-v0", Sleepy)
 gym.register("toy/Image-v0", Image)
 gym.register("toy/Dict-v0", DictObs)
-gym.register("toy/Unbounded-v0", Unbounded)
+gym.register("toy/Unbounded-v0", Count, kwargs={"low": (-np.inf,) * 2, "high": (np.inf,) * 2})
 gym.register("toy/Integer-v0", Integer)
 LARGEST = float(np.finfo(np.float32).max)
 gym.register("toy/Huge-v0", Count, kwargs={"low": (-LARGEST,) * 2, "high": (LARGEST,) * 2})

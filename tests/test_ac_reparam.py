@@ -296,10 +296,3 @@ def test_defaults_are_the_notebooks():
     }
     assert {name: args[name] for name in expected} == expected
     assert not ac.Actor(3, 2, torch.ones(2), torch.zeros(2)).log_std.any()
-
-
-@RUN
-def test_iteration_of_no_steps_is_refused(quick, capsys):
-    with pytest.raises(SystemExit, match="^2$"):
-        quick(steps_per_iteration=0)
-    assert "--steps-per-iteration" in capsys.readouterr().err

@@ -345,6 +345,5 @@ def test_real_script(matrix):
     launcher.send_signal(signal.SIGINT)
     assert finish(launcher).returncode == 130
     step = int(re.search(r"stopped at step (\d+)", (run_dir / "train.log").read_text())[1])
-    done = matrix.run(*flags, "InvertedPendulum-v4,None-v0", *extra, step + 100)
-    assert (done.returncode, "| error: cannot make None-v0" in done.out) == (1, True)
+    assert matrix.run(*flags, "InvertedPendulum-v4", *extra, step + 100).returncode == 0
     assert json.loads((run_dir / "result.json").read_text())["step"] == step + 100

@@ -1,11 +1,9 @@
 """D4PG: projection and losses by hand, broken copies; test_train.py has its n-step targets."""
 
-import signal
-
 import numpy as np
 import pytest
 import torch
-from conftest import OWN, QUICK
+from conftest import only
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from test_losses import (
     BATCH,
@@ -21,6 +19,7 @@ from test_losses import (
     numpy_actor,
     setup,
 )
+from test_runs import signal_at
 
 import d4pg_continuous as d4pg
 
@@ -231,28 +230,12 @@ def test_one_step_and_a_wide_support_give_ddpgs_target_in_expectation():
         torch.testing.assert_close(mean, y, rtol=1e-4, atol=1e-4)
 
 
-def test_support_must_have_a_width(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    settings = QUICK | OWN["d4pg_continuous"] | {"v_min": 3.0, "v_max": 3.0}
-    with pytest.raises(SystemExit, match="^2$"):
-        d4pg.train(d4pg.Args(**settings))
-    assert capsys.readouterr().err == "error: --v-min must be below --v-max, not 3.0 and 3.0\n"
-    assert list(tmp_path.glob("runs/*")) == []
-
-
-def test_windows_end_at_a_stop(tmp_path, monkeypatch):
+@only(["d4pg_continuous"])
+def test_windows_end_at_a_stop(quick, script, monkeypatch):
     """A signal cuts the episodes at a step that is no boundary; what follows is another episode."""
-    monkeypatch.chdir(tmp_path)
-    step = d4pg.Run.step
-
-    def stopped(run, actions):
-        if run.global_step == 131:
-            signal.raise_signal(signal.SIGTERM)
-        return step(run, actions)
-
-    monkeypatch.setattr(d4pg.Run, "step", stopped)
+    signal_at(132, script, monkeypatch)
     with pytest.raises(SystemExit, match="^75$"):
-        d4pg.train(d4pg.Args(**QUICK | OWN["d4pg_continuous"] | {"run_name": "x"}))
+        quick(run_name="x")
     rb = torch.load("runs/x/checkpoint.pt", weights_only=True)["rb"]
     assert len(rb["timeouts"]) == 132
     assert rb["timeouts"][[99, 131]].all()

@@ -21,12 +21,11 @@ def replay(run_dir):
 
 
 @DDPG
-@pytest.mark.parametrize("num_envs", [1, 3])
-def test_stored_transitions_are_those_that_happened(quick, num_envs):
+def test_stored_transitions_are_those_that_happened(quick):
     """Across truncation (5 steps), termination (7 steps) and the ends of segments."""
-    run_dir, _ = quick(num_envs=num_envs)
+    num_envs, steps = 3, 100
+    run_dir, _ = quick(num_envs=num_envs, learning_starts=10**6)
     rb = replay(run_dir)
-    steps = 300 // num_envs
     assert rb["observations"].shape == (steps, num_envs, 3)
     for env in range(num_envs):
         obs, next_obs = rb["observations"][:, env], rb["next_observations"][:, env]
@@ -61,9 +60,8 @@ def test_actor_reaches_each_bound(script):
 
 
 @DDPG
-@pytest.mark.parametrize("num_envs", [1, 3])
-def test_every_episode_is_logged_with_its_own_length(quick, num_envs):
-    run_dir, _ = quick(num_envs=num_envs)
+def test_every_episode_is_logged_with_its_own_length(quick):
+    run_dir, _ = quick(num_envs=3, learning_starts=10**6)
     rb, events = replay(run_dir), EventAccumulator(str(run_dir)).Reload()
     ended = rb["next_observations"][:, :, TIME] == ends(rb["observations"])[1]
     lengths = [event.value for event in events.Scalars("charts/episodic_length")]
@@ -72,24 +70,6 @@ def test_every_episode_is_logged_with_its_own_length(quick, num_envs):
     k = np.array(lengths)
     name, episode = (rb["next_observations"][:, :, i][ended] for i in (NAME, EPISODE))
     np.testing.assert_allclose(returns, k * (100 * name + 10 * episode) + k * (k + 1) / 2)
-
-
-@DDPG
-@pytest.mark.parametrize(
-    ("env_id", "value"), [("toy/Terminates-v0", 1.0), ("toy/Truncates-v0", 1 / (1 - 0.5))]
-)
-def test_targets_bootstrap_through_truncation_and_not_through_termination(
-    quick, script, env_id, value
-):
-    """Reward 1 each step: Q is 1 where each step terminates, 1/(1-γ) where it is a time limit."""
-    settings = {"gamma": 0.5, "tau": 0.1, "learning_rate": 3e-3, "learning_starts": 20}
-    run_dir, _ = quick(env_id=env_id, total_timesteps=600, **settings)
-    low, high = np.array([-1.0]), np.array([1.0])
-    nets = script.Networks(1, 1, low, high, script.Args())
-    nets.load_state_dict(torch.load(run_dir / "model.pt", weights_only=True))
-    actions = torch.linspace(-1, 1, 9)[:, None]
-    with torch.no_grad():
-        assert nets.qf1(torch.zeros(9, 1), actions).numpy() == pytest.approx(value, rel=0.1)
 
 
 @DDPG
@@ -106,7 +86,6 @@ def test_targets_bootstrap_through_truncation_and_not_through_termination(
         ({"env_id": "toy/Only-v0"}, "only one at a time"),
         ({"env_id": "toy/Normalized-v0", "num_envs": 2}, "NormalizeReward"),
         ({"env_id": "toy/Image-v0"}, "(4, 4)"),
-        ({"env_id": "CarRacing-v3"}, "CarRacing"),
         ({"env_id": "Nothing-v0"}, "Nothing"),
         ({"env_id": "no_such_module:Nothing-v0"}, "no_such_module"),
         ({"gamma": 1.1}, "--gamma"),

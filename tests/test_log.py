@@ -3,11 +3,10 @@
 import re
 import time
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import DDPG, Count, scalars
+from conftest import DDPG, scalars
 from tensorboard.compat.tensorflow_stub.io.gfile import LocalFileSystem
 
 
@@ -87,29 +86,6 @@ def test_threads_are_those_that_are_asked_for(quick):
         assert torch.get_num_threads() == before + 1
     finally:
         torch.set_num_threads(before)
-
-
-class NanObs(Count):
-    """What it observes is not a number after the 150th step of its life."""
-
-    steps = 0
-
-    def step(self, action):
-        self.steps += 1
-        return super().step(action)
-
-    def obs(self):
-        return super().obs() if self.steps <= 150 else np.full(3, np.nan, np.float32)
-
-
-gym.register("toy/NanObs-v0", NanObs)
-
-
-@DDPG
-def test_observation_of_a_step_that_is_not_finite_stops_the_run(quick, capsys):
-    with pytest.raises(SystemExit, match="^1$"):
-        quick(env_id="toy/NanObs-v0", eval_interval=0, run_name="x")
-    assert capsys.readouterr().err == "error: observation is not finite at step 151 of runs/x\n"
 
 
 @DDPG

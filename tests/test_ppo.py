@@ -293,10 +293,3 @@ def test_what_is_logged_is_the_mean_over_all_updates_of_a_rollout(quick, script,
         rate = points["charts/learning_rate"][i]
         assert rate.value == pytest.approx(0.01 * (1 - begun / 100))
         begun = rate.step
-
-
-@RUN
-def test_minibatches_of_one_step_are_refused(quick, capsys):
-    with pytest.raises(SystemExit, match="^2$"):
-        quick(num_minibatches=26)
-    assert "--num-minibatches" in capsys.readouterr().err

@@ -117,17 +117,6 @@ def test_every_script_is_in_the_table_of_algorithms():
     assert {*table.family} == {"off-policy", "on-policy"}
 
 
-def test_published_million_of_longer_runs_says_so():
-    on_policy = {"ppo": "3 million", "a2c": "3 million", "reinforce": "10 million"}
-    found = set()
-    for row in rows(RESULTS / "published.csv"):
-        if row["source"] == "Tianshou" and row["algo"] in on_policy:
-            assert f"of {on_policy[row['algo']]}; the learning rate falls to 0" in row["note"]
-            assert "sigma starts at 0.61" in row["note"]
-            found.add(row["algo"])
-    assert found == {*on_policy}
-
-
 # ---- What an interval is worth ----
 PAIRS = 400
 

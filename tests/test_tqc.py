@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from conftest import OWN, QUICK
 from test_losses import BIAS, SCALE, arrays, assert_caught, assert_gradient_in, assert_slope, layer
 from test_sac import TEMPERATURES, numpy_sample, sac_setup
 from test_svg0 import noise
@@ -152,11 +151,3 @@ def test_quantiles_of_a_sample_are_found():
         quantiles.data -= 1e6 * gradient
     expected = 1e5 * (np.arange(25) + 0.5) / 25
     np.testing.assert_allclose(quantiles.detach()[0], expected, atol=200)
-
-
-def test_a_target_must_be_left(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match="^2$"):
-        tqc.train(tqc.Args(**QUICK | OWN["tqc_continuous"] | {"drop": 25}))
-    error = "error: --drop must be below 25, the quantiles of a critic, not 25\n"
-    assert capsys.readouterr().err == error
