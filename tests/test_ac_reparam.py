@@ -192,23 +192,6 @@ def test_check_holds(check):
 
 MUTANTS = {
     "no detach": ("with torch.no_grad():", "if True:", "critic_gradient"),
-    "no terminal mask": ("not_done = 1 - data.dones.flatten()", "not_done = 1", "notebook_targets"),
-    "online critic as target": ("nets.qf1_target(data", "nets.qf1(data", "critic_loss_value"),
-    "median in the target": ("nets.actor.sample(data", "nets.actor(data", "critic_loss_value"),
-    "sample not scaled": ("rsample() * self.action_scale", "rsample()", "critic_loss_value"),
-    "action not scaled": ("actions * nets.actor.action_scale", "actions", "pathwise"),
-    "no gradient through the sample": ('args.estimator == "pathwise"', "False", "pathwise"),
-    "gradient through the sample": ('args.estimator == "pathwise"', "True", "score_gradient"),
-    "pathwise for both": ('args.estimator == "score"', "False", "score_gradient"),
-    "sampled twice": ("objective = nets", "policy.sample(); objective = nets", "actor_loss"),
-    "Q not detached": ("objective.detach()", "objective", "score_gradient"),
-    "entropy with the wrong sign": ("- args.entropy_coef", "+ args.entropy_coef", "pathwise"),
-    "actor descends Q": ("loss = -objective", "loss = objective", "actor_loss"),
-    "density of u, not of a": (
-        "args.entropy_coef * policy.log_prob(actions)",
-        "args.entropy_coef * policy.base_dist.log_prob(torch.atanh(actions))",
-        "pathwise",
-    ),
     "squashed twice": ("Normal(self.fc_mu(x)", "Normal(torch.tanh(self.fc_mu(x))", "pathwise"),
 }  # fmt: skip
 

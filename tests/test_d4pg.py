@@ -162,30 +162,13 @@ def test_check_holds(check):
 
 MUTANTS = {
     "action as it is": ("(a - self.action_bias) / self.action_scale", "a", "critic_loss_value"),
-    "no clipping at the edges": (".clamp(atoms[0], atoms[-1])", "", "projection"),
-    "share to all atoms": ("shares.clamp(0, 1)", "shares", "projection"),
-    "all to the nearest atom": ("shares.clamp(0, 1)", "shares.round().clamp(0, 1)", "projection"),
-    "shares along the wrong axis": (".clamp(0, 1)).sum(1)", ".clamp(0, 1)).sum(2)", "projection"),
-    "spacing of one": (".abs() / spacing", ".abs()", "projection"),
     "no detach": (
         "with torch.no_grad():\n        next",
         "if True:\n        next",
         "critic_gradient",
     ),
-    "no terminal mask": ("(1 - data.dones) * data", "data", "critic_loss_value"),
-    "γ for γ^k": ("data.discounts", "args.gamma", "critic_loss_value"),
-    "no discount": (" * data.discounts", "", "critic_loss_value"),
-    "online critic as target": ("nets.qf1_target.logits", "nets.qf1.logits", "critic_loss_value"),
-    "online actor as target": ("nets.target_actor(data", "nets.actor(data", "critic_loss_value"),
-    "target not projected": (
-        "project(next_returns, next_logits.softmax(-1), nets.qf1.atoms)",
-        "next_logits.softmax(-1)",
-        "critic_loss_value",
-    ),
-    "logits for probabilities": ("next_logits.softmax(-1), ", "next_logits, ", "critic_loss_value"),
     "edges of the prediction": ("next_z[:, 0]", "logits.softmax(-1)[:, 0]", "edges"),
     "edges swapped": ("next_z[:, -1]", "next_z[:, 0]", "edges"),
-    "actor descends Q": ("loss = -nets", "loss = nets", "actor_gradient"),
     "logits for probabilities in the mean": (
         "(self.logits(x, a).softmax(-1) * self.atoms)",
         "(self.logits(x, a) * self.atoms)",
@@ -196,7 +179,6 @@ MUTANTS = {
         "backward()",
         "actor_gradient",
     ),
-    "noise not clipped": ("noise.clamp(-args.noise_clip, args.noise_clip)", "noise", "smoothing"),
 }
 
 

@@ -191,7 +191,7 @@ def test_check_holds(script, check):
     check(script)
 
 
-# What is broken, how, and the check that has to notice it.
+# What is broken so that test_train.py can't see it, how, and the check that has to notice.
 MUTANTS = {
     "action as it is": ("(a - self.action_bias) / self.action_scale", "a", "critic_loss_value"),
     "action not centred": ("(a - self.action_bias)", "a", "critic_loss_value"),
@@ -200,56 +200,17 @@ MUTANTS = {
         "if True:\n        next_state",
         "critic_gradient",
     ),
-    "no terminal mask": (
-        "not_done = 1 - data.dones.flatten()",
-        "not_done = 1",
-        "critic_loss_value",
-    ),
-    "online critic as target": ("nets.qf1_target(data", "nets.qf1(data", "critic_loss_value"),
-    "online actor as target": ("nets.target_actor(data", "nets.actor(data", "critic_loss_value"),
-    "no discount": ("not_done * args.gamma", "not_done", "critic_loss_value"),
     "one value a batch": (".squeeze(-1)", "", "critic_loss_value"),
-    "noise not clipped": ("noise.clamp(-args.noise_clip, args.noise_clip)", "noise", "smoothing"),
-    "noise not scaled": ("args.noise_clip) * scale\n", "args.noise_clip)\n", "smoothing"),
-    "no scale of the noise": (" * args.policy_noise", "", "smoothing"),
-    "one noise a batch": ("randn_like(data.actions)", "randn_like(data.actions[:1])", "smoothing"),
-    "one noise a sample": ("randn_like(data.actions)", "randn_like(data.rewards)", "smoothing"),
-    "next action out of bounds": (".clamp(bias - scale, bias + scale)", "", "smoothing"),
-    "no smoothing": ("args.policy_noise > 0", "False", "smoothing"),
-    "actor descends Q": ("loss = -nets", "loss = nets", "actor_gradient"),
-    "actor ignores its state": (
-        "nets.actor(data.observations))",
-        "data.actions)",
-        "actor_gradient",
-    ),
-    "sum for mean": (".mean()", ".sum()", "actor_gradient"),
     "gradient of every parameter": (
         "backward(inputs=list(nets.actor.parameters()))",
         "backward()",
         "no_gradient",
     ),
-    "swapped Polyak": ("lerp_(param, tau)", "lerp_(param, 1 - tau)", "polyak"),
-    "Polyak the wrong way": ("target_param.lerp_(param", "param.lerp_(target_param", "polyak"),
     "Polyak in the autograd graph": (
         "@torch.no_grad()\ndef polyak",
         "def polyak",
         "polyak",
     ),
-    "Polyak of the biases alone": (
-        "        target_param.lerp_",
-        "        if param.ndim == 1: target_param.lerp_",
-        "polyak",
-    ),
-}
-TD3_MUTANTS = {
-    "maximum": ("torch.min(qf1_next_target", "torch.max(qf1_next_target", "critic_loss_value"),
-    "minimum over the batch": (
-        "torch.min(qf1_next_target, qf2_next_target)",
-        "torch.cat([qf1_next_target, qf2_next_target]).min()",
-        "critic_loss_value",
-    ),
-    "second critic not trained": ("qf1_loss + qf2_loss", "qf1_loss", "critic_gradient"),
-    "online second critic": ("nets.qf2_target(data", "nets.qf2(data", "critic_loss_value"),
 }
 
 
@@ -270,11 +231,6 @@ def assert_caught(script, old, new, check, checks=CHECKS):
 @pytest.mark.parametrize("name", MUTANTS)
 def test_broken_copy_is_caught(name):
     assert_caught(ddpg, *MUTANTS[name])
-
-
-@pytest.mark.parametrize("name", TD3_MUTANTS)
-def test_broken_copy_of_td3_is_caught(name):
-    assert_caught(td3, *TD3_MUTANTS[name])
 
 
 def test_actor_gradient_is_that_of_regression_to_one_gradient_step():

@@ -149,9 +149,6 @@ def test_check_holds(check):
 
 MUTANTS = {
     "no detach": ("with torch.no_grad():\n        # y", "if True:\n        # y", "gradient"),
-    "no terminal mask": ("1 - data.dones.flatten()", "1", "loss_value"),
-    "online critic as target": ("nets.qf1_target.heads", "nets.qf1.heads", "loss_value"),
-    "no discount": ("not_done * args.gamma", "not_done", "loss_value"),
     "no half": ("v - 0.5 *", "v -", "advantage"),
     "minimum at μ": ("v - 0.5 *", "v + 0.5 *", "advantage"),
     "LᵀL": ("u.unsqueeze(1) @ factor", "u.unsqueeze(1) @ factor.mT", "advantage"),
