@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 ROOT = Path(__file__).parent.parent
 torch.set_num_threads(1)  # as a run does
 os.fsync = lambda file: None  # slow, and no test takes the power away
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = map(str, [ROOT, ROOT / "docs", ROOT / "lecture", ROOT / "benchmarks"])
 # A shell's `&` and `nohup` let what they start ignore these signals, and that is inherited.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -9,11 +9,9 @@ import shutil
 import subprocess
 import sys
 
+import bundle
 import pytest
 from conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "lecture"))
-import bundle
 from test_exercises import changed, command, exercise, grade, source, written, wrong
 
 NOTEBOOK = ROOT / "lecture" / "group_problems.ipynb"

@@ -8,14 +8,12 @@ import sys
 import textwrap
 from pathlib import Path
 
-import pytest
-import torch
-from conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "lecture"))
 import exercise
 import grade
 import measure
+import pytest
+import torch
+from conftest import ROOT
 
 torch.set_num_threads(1)  # as the grader's processes
 README = (ROOT / "lecture" / "README.md").read_text()

@@ -1,16 +1,13 @@
 """Pictures show today's code and data. Where one is old: python docs/pictures.py"""
 
-import importlib.util
 import json
 import shutil
 
+import pictures
 import pytest
 from conftest import ROOT
 
 pytest.importorskip("playwright.sync_api")
-spec = importlib.util.spec_from_file_location("pictures", ROOT / "docs" / "pictures.py")
-pictures = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(pictures)
 
 OTHERS = {"results/curves.png", "results/comparison.png"}  # drawn anew by tests/test_results.py
 

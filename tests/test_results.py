@@ -1,13 +1,14 @@
 """What the README and docs/results.md show is what results/ holds; what an interval is worth."""
 
 import csv
-import importlib.util
 import re
 from collections import defaultdict
 
+import diffs
 import numpy as np
 import pandas as pd
 import pytest
+import tables
 from conftest import ROOT
 from matplotlib.testing.compare import compare_images
 
@@ -15,13 +16,6 @@ import plot
 import stats
 
 RESULTS = ROOT / "results"
-
-
-def module(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
 
 
 def rows(path):
@@ -32,7 +26,7 @@ def rows(path):
 # ---- Pages ----
 def test_pages_have_the_tables_that_the_data_make():
     """Where they have not: python docs/tables.py."""
-    pages = module("tables").pages()
+    pages = tables.pages()
     for page, text in pages.items():
         assert text == page.read_text(), page.name
     marked = {page.name for page, text in pages.items() if text.count("<!-- table -->") == 1}
@@ -42,7 +36,7 @@ def test_pages_have_the_tables_that_the_data_make():
 
 def test_tables_are_what_the_data_say(tmp_path, monkeypatch):
     """By hand, from a file with two scripts, one of which has got further."""
-    tables, returns = module("tables"), defaultdict(list)
+    returns = defaultdict(list)
     lines = ["script,variant,env_id,max_episode_steps,seed,step,hours,"]
     lines[0] += "eval/episodic_return,eval/episodic_return_std"
     rng = np.random.default_rng(0)
@@ -113,7 +107,7 @@ def test_every_script_is_in_the_table_of_algorithms():
     table = stats.ALGORITHMS
     assert {*table.index} == scripts
     pairs = {(row.parent, row.Index) for row in table.itertuples() if row.parent}
-    assert pairs == {(parent, child) for parent, child, _ in module("diffs").PAIRS}
+    assert pairs == {(parent, child) for parent, child, _ in diffs.PAIRS}
     assert {*table.family} == {"off-policy", "on-policy"}
 
 

@@ -1,19 +1,16 @@
 """The diff is the lecture: siblings share their plumbing to the letter and differ in few lines."""
 
-import importlib.util
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import diffs
 import pytest
 from conftest import TABLE
 
 ROOT = Path(__file__).parent.parent
-spec = importlib.util.spec_from_file_location("diffs", ROOT / "docs" / "diffs.py")
-diffs = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(diffs)
 
 SCRIPTS = sorted(path.name.removesuffix("_continuous.py") for path in ROOT.glob("*_continuous.py"))
 PARENTS = {child: parent for parent, child, _ in diffs.PAIRS}

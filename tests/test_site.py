@@ -1,6 +1,5 @@
 """The lecture's site in a real browser, opened from disk; and what ends its build."""
 
-import importlib.util
 import re
 import shutil
 import subprocess
@@ -8,6 +7,7 @@ import sys
 from html import unescape
 from io import BytesIO
 
+import diffs
 import numpy as np
 import pytest
 from conftest import ROOT, SCRIPTS
@@ -16,9 +16,6 @@ from PIL import Image
 sync_api = pytest.importorskip("playwright.sync_api")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
 
-spec = importlib.util.spec_from_file_location("diffs", ROOT / "docs" / "diffs.py")
-diffs = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(diffs)
 
 NAMES = [name.removesuffix("_continuous") for name in SCRIPTS]
 RUNGS = [f"{parent}-{child}" for parent, child, _ in diffs.PAIRS]

@@ -3,20 +3,17 @@
 import os
 import re
 import shlex
-import sys
 import threading
 import time
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import speed
 import stable_baselines3
 import tyro
 from conftest import PROCESSES, ROOT
 from torch.utils.tensorboard import SummaryWriter
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import speed
 
 LINUX = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cannot choose a core")
 

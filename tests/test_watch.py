@@ -1,7 +1,6 @@
 """watch.html in a real browser, opened from disk: its bodies and networks are those of Python."""
 
 import importlib
-import importlib.util
 import json
 import re
 from types import SimpleNamespace
@@ -17,11 +16,9 @@ from test_site import tab as open_tab  # noqa: F401
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
 import evaluate
+import policies
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is out of date")
-spec = importlib.util.spec_from_file_location("policies", ROOT / "docs" / "policies.py")
-policies = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(policies)
 
 KEPT = sorted((ROOT / "policies").glob("*.safetensors"))
 POLE = ROOT / "policies" / "ppo_InvertedPendulum-v4_50000.safetensors"
