@@ -374,7 +374,8 @@ def evaluate(actor, args, envs) -> dict:
 def save(path: Path, content: dict) -> None:
     """Replace a file, JSON or PyTorch's by suffix, atomically: if that fails the old one stays."""
     temporary = Path(f"{path}.tmp")
-    with attempt(f"write {path}", code=1):
+    with ExitStack() as stack, attempt(f"write {path}", code=1):
+        stack.callback(temporary.unlink, missing_ok=True)
         if path.suffix == ".json":
             temporary.write_text(json.dumps(content, indent=2))
         else:

@@ -11,7 +11,7 @@ Actor: ascend the policy gradient, E[A ∇log π(a|s)], with advantages A by GAE
 Parent: a2c_continuous.py, from which it differs in
 1. `num_workers` processes with environments of their own, which share weights, RMSprop's averages
    and statistics without a lock: each acts with a copy, and its gradient updates what is shared,
-2. rollouts of 64 steps of one environment, λ = 1 as in the paper, and the CPU.
+2. rollouts of 64 steps of one environment, λ = 1 as in the paper, and the CPU, whatever `cuda` is.
 One worker is A2C, bit for bit. A run of several is not reproducible, nor the same when resumed.
 
 Departures from the paper:
@@ -443,7 +443,8 @@ def evaluate(actor, args, envs) -> dict:
 def save(path: Path, content: dict) -> None:
     """Replace a file, JSON or PyTorch's by suffix, atomically: if that fails the old one stays."""
     temporary = Path(f"{path}.tmp")
-    with attempt(f"write {path}", code=1):
+    with ExitStack() as stack, attempt(f"write {path}", code=1):
+        stack.callback(temporary.unlink, missing_ok=True)
         if path.suffix == ".json":
             temporary.write_text(json.dumps(content, indent=2))
         else:

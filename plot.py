@@ -138,7 +138,8 @@ def read(args: Args) -> pd.DataFrame:
     if runs:  # a file does not say all arguments: its curves stay apart
         files = [run.assign(variant=run.variant + " (CSV)") for run in files]
     if not runs + files:
-        fail(f"nothing to plot: no runs in {' '.join(map(str, args.runs)) or 'no folder'}")
+        where = " ".join(map(str, args.runs))
+        fail(f"nothing to plot in {where}" if where else "name a folder of runs")
     data = pd.concat([run.assign(run=i) for i, run in enumerate(runs + files)], ignore_index=True)
     # name the arguments that differ between the runs of a script in one task
     arguments = sorted(column for column in data if column.startswith("--"))

@@ -16,7 +16,7 @@ Departures from the paper:
 1. R bootstraps with V of the true last observation where a time limit ends an episode.
 2. Observations and rewards are normalised; gradients are clipped; weights start orthogonal.
 3. R is discounted from its own step on; the update is a mean over steps, by RMSprop.
-4. An episode is cut after `num_steps` steps, as a time limit would; R bootstraps only with b = V.
+4. Episodes are cut after `num_steps` steps, as by a time limit. Only with b = V does R bootstrap.
 
     python reinforce_continuous.py --env-id Hopper-v4
 """
@@ -387,7 +387,8 @@ def evaluate(actor, args, envs) -> dict:
 def save(path: Path, content: dict) -> None:
     """Replace a file, JSON or PyTorch's by suffix, atomically: if that fails the old one stays."""
     temporary = Path(f"{path}.tmp")
-    with attempt(f"write {path}", code=1):
+    with ExitStack() as stack, attempt(f"write {path}", code=1):
+        stack.callback(temporary.unlink, missing_ok=True)
         if path.suffix == ".json":
             temporary.write_text(json.dumps(content, indent=2))
         else:

@@ -29,8 +29,8 @@ TEXT = f"""# Trained policies
 
 `python docs/policies.py RUNS` wrote these files from finished runs: of each script and body the
 seed whose last evaluation is the median. For {", ".join(LEARNING[0])}
-there are weights from earlier in training, too, of some bodies: copies of `model.pt`, made while
-a run trained.
+on {" and ".join(LEARNING[1])} there are weights from earlier in training, too:
+copies of `model.pt`, made while a run trained.
 Weights are those of the first evaluation at or after the step in the name. The return is the mean ±
 standard deviation of {EPISODES} episodes of the deterministic policy.
 

@@ -178,6 +178,10 @@ def test_group_problems_are_stated_and_drawn(folder, monkeypatch):
     for cell in cells:
         if cell["cell_type"] == "code":
             exec(cell["source"], names)
+    speeds = (ROOT / "docs" / "performance.md").read_text()
+    for name, curve in names["curves"].groupby("name"):
+        for speed in (curve.step / curve.minutes / 60).round().unique():
+            assert f"\n| {name.upper()} | {speed:.0f} |" in speeds
     lines = [len(axis.lines) for axis in names["axes"].flat]  # of the last figure
     assert lines == [8, 8]  # four variants, two seeds
     names["plt"].close("all")

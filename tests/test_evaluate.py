@@ -214,6 +214,12 @@ def test_bad_options(options, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_run_that_is_not_there(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        play(tmp_path / "missing")
+    assert "there is no such run" in capsys.readouterr().err
+
+
 def test_a_changed_copy_of_a_script(tmp_path, monkeypatch):
     """With networks of a size of their own; it is found where --script says."""
     source = (ROOT / "ddpg_continuous.py").read_text()

@@ -292,7 +292,7 @@ def test_mistake_is_found_where_it_is(algorithm):
 ADAPTED = {  # what a body that several scripts share has in each
     "ac_reparam": {"relu": "tanh", "STD": "self.log_std.exp()", "[0]#": "",
                    "nets.target_actor(": "nets.actor.sample("},
-    "sac": {"STD": "self.fc_log_std(h).clamp(-20, 2).exp()"},
+    "sac": {"STD": "self.fc_log_std(h).clamp(LOWEST, HIGHEST).exp()"},
 }  # fmt: skip
 WORDS = (ROOT / "tests" / "other_words.txt").read_text()
 OTHER_WORDS, HELPERS = WORDS.split("## helpers\n")

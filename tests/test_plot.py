@@ -284,7 +284,7 @@ def test_table_is_what_runs_say(three, capsys):
 
 
 def test_published_numbers_are_beside_ours_at_any_step(monkeypatch, tmp_path):
-    """Between the steps of published.csv they are interpolated; versions of a task are one task."""
+    """Between the steps of published.csv they are interpolated; v1 to v4 of a task are one task."""
     lines = "source,algo,env,seeds,settings,steps,mean,std", "A,td3,X-v3,9,same,100,10,1"
     (tmp_path / "published.csv").write_text("\n".join([*lines, "A,td3,X-v3,9,same,200,20,3"]))
     monkeypatch.setattr(stats, "PUBLISHED", tmp_path / "published.csv")
@@ -293,6 +293,8 @@ def test_published_numbers_are_beside_ours_at_any_step(monkeypatch, tmp_path):
     who = "A (v3, 9 seeds, our default settings)"
     assert [*table.published] == [f"{who} 10 ± 1", f"{who} 15 ± 2", ""]
     assert {*stats.tabulate(curve.assign(tag="losses/x"), [100]).published} == {""}
+    newer = curve.assign(env_id="X-v5", panel="X-v5")
+    assert {*stats.tabulate(newer, [100]).published} == {""}
 
 
 # ---- Figures ----
@@ -486,9 +488,9 @@ def test_comparison_is_drawn():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "nothing to plot"),
+        ([], "name a folder of runs"),
         (["missing"], "cannot read missing"),
-        (["."], "nothing to plot: no runs in ."),
+        (["."], "nothing to plot in ."),
         (["other.csv"], "cannot read other.csv: Usecols do not match columns"),
         (["binary.csv"], "cannot read binary.csv"),
         *(([f"{i}.csv"], f"cannot read {i}.csv") for i in range(5)),

@@ -447,6 +447,7 @@ def test_full_disk_while_saving_leaves_the_last_good_checkpoint(quick, script, c
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert error.startswith("error: cannot write runs/x/checkpoint.pt")
     assert path.read_bytes() == before
+    assert not list(run_dir.glob("*.tmp"))  # of args.json it would block the run's name
 
 
 @pytest.mark.parametrize("kind", ["NanLater", "TooMuch"])
