@@ -165,6 +165,7 @@ def actor_loss(nets, data, args):
         actions = policy.rsample()
     bounded = actions * nets.actor.action_scale + nets.actor.action_bias
     objective = nets.qf1(data.observations, bounded)
+    # J = E[Q(s, a) - α log π(a|s)], α = entropy_coef   [Haarnoja et al. 2018]
     if args.entropy_coef > 0:
         objective = objective - args.entropy_coef * policy.log_prob(actions)
     if args.estimator == "score":

@@ -118,7 +118,9 @@ def check_distribution(script, name):
         density = policy.log_prob(to_unit(a)).detach() - np.log(SCALE).sum()
         mistakes = [(rows, each.log_prob(a)), (units, density)]
     given = {"s": s, "a": a}
-    hint = "Which distribution has u, and how does u become a?"
+    hint = "Which Gaussian is it: with which mean, and which σ?"
+    if squashed:
+        hint = "Which distribution has u, and how does u become a?"
     yield case(script, "distribution", given, hint, mistakes)
     if squashed:
         double = {"s, float64": s, "a": a}
@@ -275,7 +277,12 @@ def check_actor_loss(script, name):
         given |= settings | {"a, a sample of π(·|s)" if random else "a = μ(s)": a}
         given |= {f"{net}(s, a)": q[i] for i, net in enumerate(critics(nets))}
         given |= {"log π(a|s)": log_prob} if random else {}
-        loss = plain(MEASURES["actor_loss"](script, **settings)["loss"])
+        own = MEASURES["actor_loss"](script, **settings)
+        loss, hints = plain(own["loss"]), dict.fromkeys(own, hint)
+        if given.get("autotune"):
+            hints["loss"] = (
+                "-E[α (log π + H₀)], H₀ = -dim(A), is added: what is each, in this code?"
+            )
         values = [q[0], q[-1], q.max(0), q.min(0)]
         now = q.min(0) if script.__name__ == "sac" else q[0]
         given_actions = q_values(nets, "", obs, data.actions)[0]
@@ -296,7 +303,7 @@ def check_actor_loss(script, name):
         ]
         # of a deterministic actor's loss the gradient counts: Eq. 7 of the handout has the same
         free = [] if random else ["loss"]
-        yield case(script, "actor_loss", given, hint, mistakes, free=free, **settings)
+        yield case(script, "actor_loss", given, hints, mistakes, free=free, **settings)
     if hasattr(script.Args, "estimator"):
         given = {"Q(s, a) of the homework": "the sum of a + 1 and of s over the whole batch"}
         expected = {"first loss": -17.083496, "loss after 5 steps": -30.103575}
@@ -371,9 +378,11 @@ def check_surrogate(script, name):
         settings = {"log_ratios": within} | settings
         nets, data, args = ppo_setup(script, **settings)
         policy = nets.actor.distribution(data.observations)
-        ratio = plain((policy.log_prob(data.actions).sum(-1) - data.log_probs).exp())
+        log_prob = policy.log_prob(data.actions).sum(-1)
+        ratio, log_prob = plain((log_prob - data.log_probs).exp()), plain(log_prob)
         a = plain(data.advantages)
         clipped = ratio.clip(1 - args.clip_coef, 1 + args.clip_coef) * a
+        surrogate = np.minimum(ratio * a, clipped)
         given = {"norm_adv": args.norm_adv, "ent_coef": args.ent_coef, "ε": args.clip_coef}
         given |= {"ρ": ratio[:4], "A": a[:4]} | ({"…": "64 times"} if args.norm_adv else {})
         given |= {"entropy": policy.entropy().sum(-1).mean()} if args.ent_coef else {}
@@ -383,8 +392,13 @@ def check_surrogate(script, name):
             ("Which of both products is the cautious one?", -np.maximum(ratio * a, clipped).mean()),
             ("When is ρA itself too good to be used?", -(ratio * a).mean()),
             ("When is the clipped product too good to be used?", -clipped.mean()),
+            ("Eq. 1 is misprinted: what is its gradient at ρ = 1?", -(surrogate * log_prob).mean()),
+            ("Where is the ratio to the old policy?", -(a * log_prob).mean()),
         ]
         mistakes *= not args.norm_adv and not args.ent_coef
+        if args.ent_coef:
+            mean = -surrogate.mean() - args.ent_coef * plain(policy.entropy().mean())
+            mistakes = [("An action's entropy is the sum over its dimensions.", mean)]
         loose = {"rtol": 0.02} if args.norm_adv else {}  # its deviation: by n or by n - 1
         yield case(script, "surrogate", given, hint, mistakes, tolerances=loose, **settings)
 

@@ -116,7 +116,7 @@ def seed(number: int):
 
 def networks(script):
     """Return networks, no two of which are alike, all with gradients: a missing no_grad shows."""
-    seed(16)  # with it each of two critics is the smaller one for some samples
+    seed(1)  # with it each of two critics is the smaller one for some samples
     nets = script.Networks(3, 2, LOW, HIGH, script.Args())
     with torch.no_grad():
         for name, parameter in nets.named_parameters():

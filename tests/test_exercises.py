@@ -154,6 +154,7 @@ TYPICAL = {
         *("ddpg critic_loss", "_target(data.next_obs", "_target(data.obs", "after the step"),
     ),
 }
+TD3_MIN = "torch.min(qf1_next_target, qf2_next_target)"
 UNITS = "(a - self.action_bias) / self.action_scale"
 LAYERS = "], 1)\n        x = F.relu(self.fc1(x))\n        x = F.relu(self.fc2(x))\n"
 LAYERS += "        return self.fc3(x)"
@@ -187,6 +188,8 @@ MISTAKES = [
     ("td3 critic_loss", "randn_like(data.actions)", "randn_like(data.rewards)", "own"),
     ("td3 critic_loss", ".clamp(bias - scale, bias + scale)", "", "may a' lie"),
     ("td3 critic_loss", "torch.min(qf1_next", "torch.max(qf1_next", "two critics"),
+    ("td3 critic_loss", TD3_MIN, "qf1_next_target", "two critics"),
+    ("td3 critic_loss", TD3_MIN, "qf2_next_target", "two critics"),
     ("td3 critic_loss", "return qf1_loss + qf2_loss,", "return qf1_loss,", "through"),
     ("td3 critic_loss", NEXT_MU, f"nets.actor(data.next_observations); {ONLINE}", "uses neither"),
     ("td3 critic_loss", NO_GRAD, f"    {ONLINE}\n{TRACED}", "held constant"),
@@ -231,12 +234,13 @@ MISTAKES = [
     ("sac actor_loss", "torch.min(qf1_a_values, qf2_a_values)", "qf1_a_values", "two critics"),
     ("sac actor_loss", "nets.log_alpha.exp().detach() if", "nets.log_alpha.exp() if", "alone"),
     ("sac actor_loss", ".detach() if args.autotune else args.alpha", ".detach()", "terms"),
+    ("sac actor_loss", "- data.actions.shape[1]", "+ data.actions.shape[1]", "H₀"),
     ("sac polyak_update", "@torch.no_grad()\ndef polyak", "def polyak", "hold on"),
     ("sac act", "run.global_step < args.learning_starts", "False", "before learning"),
     ("ppo Critic.forward", ".squeeze(-1)", "", "shape"),
     ("ppo Critic.forward", ".squeeze(-1)", "[:, 0]", "make_batch"),
     ("ppo Actor.forward", "self.obs_normalizer(obs)", "obs.float()", "layers"),
-    ("ppo Actor.distribution", "self.log_std.exp()", "self.log_std", "distribution"),
+    ("ppo Actor.distribution", "self.log_std.exp()", "self.log_std", "Gaussian"),
     ("ppo Actor.distribution", "Normal(self.mu(normalized), self.log_std.exp(), "
      "validate_args=False)", "torch.distributions.Independent(Normal(self.mu(normalized), "
      "self.log_std.exp()), 1)", "add log π"),
@@ -244,6 +248,11 @@ MISTAKES = [
     ("ppo estimate_advantages", "- rollout.dones)", "- rollout.terminations)", "Until when"),
     ("ppo critic_loss", "0.5 * ((values", "1.0 * ((values", "factor"),
     ("ppo critic_loss", "((values - data", "((values[:, None] - data", "(4, 4)"),
+    ("ppo actor_loss", "advantages).mean()\n    ent", "advantages).mul(log_probs).mean()\n    ent",
+     "misprinted"),
+    ("ppo actor_loss", "torch.min(ratio * advantages, clipped * advantages)",
+     "(log_probs * advantages)", "the ratio to"),
+    ("ppo actor_loss", "entropy().sum(-1).mean()", "entropy().mean()", "over its dimensions"),
     ("ppo actor_loss", "log_ratio.exp()", "(-log_ratio).exp()", "divided"),
     ("ppo actor_loss", "torch.min(ratio", "torch.max(ratio", "cautious"),
     ("ppo actor_loss", "(data.actions).sum(-1)", "(data.actions)[:, 0]", "dimensions"),
