@@ -125,6 +125,25 @@ def test_worker_ends_with_the_run_and_in_time_with_its_parent(monkeypatch, orpha
     assert shared.steps.tolist() == steps
 
 
+def test_worker_begins_where_the_run_is(monkeypatch):
+    """Its first step is the shared networks', its learning rate that of the run's steps."""
+    parent = types.SimpleNamespace(is_alive=lambda: True)
+    monkeypatch.setattr(a3c.multiprocessing, "parent_process", lambda: parent)
+    weights, distribution = [], a3c.Actor.distribution
+
+    def recorded(actor, x):
+        weights.append(torch.nn.utils.parameters_to_vector(actor.parameters()))
+        return distribution(actor, x)
+
+    monkeypatch.setattr(a3c.Actor, "distribution", recorded)
+    shared = shared_networks(0)
+    first = torch.nn.utils.parameters_to_vector(shared.nets.actor.parameters())
+    a3c.train(a3c.Args(**REAL, total_timesteps=100), 1, shared)
+    assert torch.equal(weights[0], first)
+    assert shared.steps.tolist() == [0, 128]
+    assert shared.optimizer.param_groups[0]["lr"] == pytest.approx(0.36 * a3c.Args.learning_rate)
+
+
 @pytest.fixture
 def processes(monkeypatch):
     """Collect the processes of a run's other workers."""

@@ -213,9 +213,13 @@ def test_one_step_and_a_wide_support_give_ddpgs_target_in_expectation():
 
 
 @only(["d4pg_continuous"])
-def test_windows_end_at_a_stop(quick, script, monkeypatch):
-    """A signal cuts the episodes at a step that is no boundary; what follows is another episode."""
-    signal_at(132, script, monkeypatch)
+@pytest.mark.parametrize("late", [False, True])
+def test_windows_end_at_a_stop(quick, script, monkeypatch, late):
+    """A signal cuts the episodes at a step that is no boundary; what follows is another episode.
+
+    One that comes after a step cuts them at the next.
+    """
+    signal_at(132 - late, script, monkeypatch, late=late)
     with pytest.raises(SystemExit, match="^75$"):
         quick(run_name="x")
     rb = torch.load("runs/x/checkpoint.pt", weights_only=True)["rb"]

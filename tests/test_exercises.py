@@ -218,6 +218,7 @@ MISTAKES = [
     ("sac Actor.distribution", "Independent(Normal(self.fc_mu(x), log_std.exp(), "
      "validate_args=False), 1)", "Normal(self.fc_mu(x), log_std.exp())", "independent dimensions"),
     ("sac Actor.distribution", ".clamp(-20, 2)", "", "log σ"),
+    ("sac Actor.distribution", ".clamp(-20, 2)", ".clamp(max=2)", "log σ"),
     ("sac Actor.sample", ", policy.log_prob(actions)", "", "docstring"),
     ("sac Actor.sample", "= policy.rsample()", "= policy.base_dist.mean.tanh()", "drawn at random"),
     ("sac Actor.sample", "policy.rsample()\n", "policy.rsample() * self.action_scale + "
@@ -228,6 +229,8 @@ MISTAKES = [
     ("sac critic_loss", "min_qf_next_target - alpha", "min_qf_next_target + alpha", "sign"),
     ("sac critic_loss", "nets.log_alpha.exp() if args.autotune else args.alpha\n        #",
      "nets.log_alpha.exp()\n        #", "term by term"),
+    ("sac critic_loss", "nets.log_alpha.exp() if args.autotune else args.alpha\n        #",
+     "args.alpha\n        #", "term by term"),
     ("sac critic_loss", "sample(data.next_obs", "sample(data.obs", "after the step"),
     ("sac actor_loss", "qf1(data.observations, actions)", "qf1(data.observations, "
      "actions.detach())", "terms"),

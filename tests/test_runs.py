@@ -44,21 +44,25 @@ def refused(capsys, run, code=2, **settings):
     return error
 
 
-def signal_at(step, script, monkeypatch, signum=signal.SIGTERM):
-    """Have the process get a signal in the step that makes it `step` steps."""
+def signal_at(step, script, monkeypatch, signum=signal.SIGTERM, late=False):
+    """Have the process get a signal in the step that makes it `step` steps, or right after it."""
     real = script.Run.step
 
     def stepped(run, actions):
-        if run.global_step + 1 == step:
+        if run.global_step + 1 == step and not late:
             signal.raise_signal(signum)
-        return real(run, actions)
+        came = real(run, actions)
+        if run.global_step == step and late:
+            signal.raise_signal(signum)
+        return came
 
     monkeypatch.setattr(script.Run, "step", stepped)
 
 
 # ---- What it leaves ----
-def test_files_say_what_the_run_was(quick, script):
-    run_dir, result = quick(learning_starts=10**6)
+def test_files_say_what_the_run_was(quick, script, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # but it is not to be used
+    run_dir, result = quick(learning_starts=10**6, cuda=False)
     points = scalars(run_dir)
     assert result["eval_episodes"] == 2
     assert result["eval_mean"] == pytest.approx(points["eval/episodic_return"][-1].value)
@@ -271,7 +275,7 @@ def test_second_interrupt_quits_at_once(start, tmp_path):
     assert not (tmp_path / "runs" / "hurry" / "checkpoint.pt").exists()
 
 
-def test_run_stopped_at_its_last_step_gets_its_evaluation(quick, script, monkeypatch):
+def test_run_stopped_at_its_last_step_gets_its_evaluation(quick, script, monkeypatch, tmp_path):
     """It was to be longer; its evaluation was not due where it stopped."""
     signal_at(150, script, monkeypatch)
     with pytest.raises(SystemExit, match="^75$"):
@@ -279,6 +283,7 @@ def test_run_stopped_at_its_last_step_gets_its_evaluation(quick, script, monkeyp
     _, result = quick(run_name="x", resume=True, total_timesteps=150)
     assert (result["step"], result["eval_step"]) == (150, 150)
     assert math.isfinite(result["eval_mean"])
+    assert result == json.loads((tmp_path / "runs" / "x" / "result.json").read_text())
 
 
 def die(*_):
@@ -433,7 +438,26 @@ def test_second_process_in_a_folder_is_refused(quick, script, capsys, tmp_path):
     assert contents(run_dir) == before
 
 
+def test_a_run_holds_its_lock(quick, script, monkeypatch):
+    def stepped(run, actions):
+        with pytest.raises(script.Timeout), script.FileLock(run.dir / "lock", timeout=0):
+            pass
+        raise Death
+
+    monkeypatch.setattr(script.Run, "step", stepped)
+    with pytest.raises(Death):
+        quick()
+
+
 # ---- What goes wrong ----
+def test_a_file_is_on_the_disk_before_it_replaces_the_old_one(script, monkeypatch, tmp_path):
+    order = []
+    monkeypatch.setattr(os, "fsync", lambda file: order.append("fsync"))
+    monkeypatch.setattr(script.Path, "replace", lambda *_: order.append("replace"))
+    script.save(tmp_path / "x.json", {})
+    assert order == ["fsync", "replace"]
+
+
 def test_full_disk_while_saving_leaves_the_last_good_checkpoint(quick, script, capsys):
     run_dir, _ = quick(run_name="x", learning_starts=10**6)
     path = run_dir / "checkpoint.pt"
@@ -475,6 +499,17 @@ def test_observation_that_is_not_finite_stops_the_run(
     error = refused(capsys, quick, 1, run_name="nan", eval_interval=0, checkpoint_interval=10)
     step = int(re.fullmatch(r"error: observation is not finite at step (\d+) of .*\n", error)[1])
     assert 0 < step - checkpoint_step(tmp_path / "runs" / "nan") <= 10
+
+
+def test_actions_and_metrics_that_are_not_finite_stop_the_run(quick, script, monkeypatch, capsys):
+    settings = {"eval_interval": 0, "checkpoint_interval": 0}
+    with monkeypatch.context() as patch:
+        patch.setattr(script, "critic_backward", lambda *_: {"qf1_loss": torch.tensor(np.nan)})
+        error = refused(capsys, quick, 1, run_name="metric", **settings)
+    assert error == "error: losses/qf1_loss is not finite at step 300 of runs/metric\n"
+    monkeypatch.setattr(script.Actor, "forward", lambda actor, x: torch.full((len(x), 2), np.nan))
+    error = refused(capsys, quick, 1, run_name="action", **settings)
+    assert error == "error: action is not finite at step 100 of runs/action\n"
 
 
 def loss_turns_nan(script, monkeypatch):

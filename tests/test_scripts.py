@@ -42,7 +42,7 @@ def test_run_that_died_and_goes_on_is_as_if_nothing_had_happened(quick, script, 
     """It goes on from step 100, with a replay buffer that is full and begins again at its front."""
     settings = {"env_id": "InvertedPendulum-v4", "total_timesteps": 150, "checkpoint_interval": 50}
     if "buffer_size" in OWN[script.__name__]:
-        settings |= {"buffer_size": 80, "learning_starts": 40}
+        settings |= {"buffer_size": 80, "learning_starts": 41}
     whole, _ = quick(run_name="whole", **settings)
     step = script.Run.step
 

@@ -50,7 +50,7 @@ SAMPLES = "svg0", "ac_reparam", "sac", "tqc"  # their policies are distributions
 SETTINGS = dict(
     env_id="toy/Train-v0", run_name="x", cuda=False, seed=20, checkpoint_interval=45,
     eval_interval=50, eval_episodes=1, learning_rate=7e-4, q_lr=2e-3, gamma=0.8,
-    buffer_size=99, batch_size=16, tau=0.1, learning_starts=(42, 40), policy_frequency=(3, 2),
+    buffer_size=99, batch_size=16, tau=0.1, learning_starts=(43, 40), policy_frequency=(3, 2),
     exploration_noise=0.4, policy_noise=(0.0, 0.3), noise_clip=0.4, n_steps=4, v_min=-9.0,
     v_max=3.5, autotune=(False, True), alpha=0.3, steps_per_iteration=(1, 7), entropy_coef=0.1,
     updates_per_iteration=(1, 5), estimator=("score", "pathwise"), anneal_lr=(True, False),
@@ -202,7 +202,9 @@ def replay_loop(name, script, args):
         temperature = [nets.log_alpha] if hasattr(nets, "log_alpha") else []
         actors = [*nets.actor.parameters(), *temperature]
         optimizers["actor_optimizer"] = optim.Adam(actors, args.learning_rate, fused=True)
-    updates, boundary = 0, True
+    # an update is of the step that it belongs to, or of an iteration
+    updates = first = 0 if name == "ac_reparam" else args.learning_starts
+    boundary = True
     for step in range(0, args.total_timesteps, n):
         if boundary:
             obs = begin_segment(envs, args, step)
@@ -222,7 +224,7 @@ def replay_loop(name, script, args):
         memory[newest] = obs, actions, next_obs, rewards, terminations, cuts
         obs = envs.reset(options={"reset_mask": dones})[0] if dones.any() else next_obs
         due = max(0, step + n - args.learning_starts) // getattr(args, "steps_per_iteration", 1)
-        while updates < due * getattr(args, "updates_per_iteration", 1):
+        while updates - first < due * getattr(args, "updates_per_iteration", 1):
             data = draw_batch(memory, newest, args)
             descend(optimizers["q_optimizer"], critic_loss(name, nets, data, args))
             if updates % args.policy_frequency == 0:
