@@ -63,8 +63,9 @@ class Args:
 
 def load_script(path: Path) -> ModuleType:
     """Import a training script from a file."""
-    if path.suffix != ".py":
-        raise ValueError(f"{path} is not a Python script")
+    if path.suffix != ".py" or not path.exists():
+        raise ValueError(f"no Python script {path}: name it with --script")
+    sys.path.append(str(path.parent.absolute()))  # for what the script imports
     spec = importlib.util.spec_from_file_location(f"evaluated_{path.stem}", path)
     script = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     try:
@@ -90,7 +91,8 @@ def read_about(run: Path) -> dict:
 
 def kept(nets: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Return the weights to keep: each once; no target networks, which only training needs."""
-    weights = {name: w for name, w in nets.state_dict().items() if "target" not in name}
+    targets = tuple(name for name, _ in nets.named_children() if "target" in name)
+    weights = {name: w for name, w in nets.state_dict().items() if not name.startswith(targets)}
     names = {w.data_ptr(): name for name, w in reversed(weights.items())}
     return {name: w for name, w in weights.items() if names[w.data_ptr()] == name}
 

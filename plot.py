@@ -36,7 +36,7 @@ from stats import ALGORITHMS, MIN_SEEDS, RETURN
 # what may differ between the seeds of a curve, and what args.json has besides arguments
 SAME = {"exp_name", "env_id", "max_episode_steps", "seed", "run_name", "resume", "total_timesteps"}
 SAME |= {"cuda", "torch_threads", "compile", "checkpoint_interval", "eval_interval"}
-SAME |= {"eval_episodes", "versions", "device", "git_commit", "script"}
+SAME |= {"eval_episodes", "versions", "device", "git_commit"}
 RUN = ["script", "variant", "env_id", "max_episode_steps", "seed"]  # columns that name a run
 POINT = ["step", "hours", "mean", "std"]  # and those of a point
 LOOK = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True}

@@ -311,10 +311,10 @@ def evaluate(actor, args, envs) -> dict:
         obs, rewards, terminations, truncations, infos = envs.step(actions.clip(low, high))
         scores["episodic_return"][running] += rewards[running]
         scores["discounted_return"][running] += args.gamma**step * rewards[running]
+        dones = terminations | truncations
         if "success" in infos:
             success = scores.setdefault("success_rate", np.zeros(envs.num_envs))
-            success[running] = infos["success"][running]
-        dones = terminations | truncations
+            success[dones & running] = infos["success"][dones & running]
         running &= ~dones
         if not running.any():
             break
@@ -398,9 +398,10 @@ class Run(ExitStack):
         self.eval_envs = self.enter_context(closing(make_envs(args, args.eval_episodes)))
         self.open_folder()
         old, self.progress = load(self.dir / "args.json"), load(self.dir / "result.json")
-        for name, value in (vars(args) | {"script": Path(__file__).name}).items():
+        now = json.loads(json.dumps(vars(args) | {"script": Path(__file__).name}))  # without tuples
+        for name, value in now.items():
             if old and name not in ("resume", "total_timesteps") and old.get(name) != value:
-                fail(f"{self.name} has {name} {old.get(name)}, you gave {value}")
+                fail(f"{self.name} has {name} {old.get(name, '(not known)')}, you gave {value}")
         self.global_step = self.progress.get("step", 0)
         if self.global_step >= args.total_timesteps:
             say(f"{self.name} is finished")
@@ -450,14 +451,14 @@ class Run(ExitStack):
         """Save what `begin` was given; of a replay buffer as much as is filled."""
         step, seconds = self.global_step, time.perf_counter() - self.start_time
         self.progress |= {"step": step, "seconds": seconds, "SPS": step / seconds}
-        checkpoint = {name: part.state_dict() for name, part in self.state.items()}
-        checkpoint["progress"] = self.progress
+        saved = {"progress": self.progress} | {k: v.state_dict() for k, v in self.state.items()}
         if rb := self.rb:
             arrays = {name: v for name, v in vars(rb).items() if isinstance(v, np.ndarray)}
-            arrays = {name: torch.from_numpy(v[: rb.size()]) for name, v in arrays.items()}
-            checkpoint["rb"] = {"pos": rb.pos, "full": rb.full} | arrays
+            size = {rb.buffer_size: rb.size()}  # an array of another length is saved whole
+            arrays = {k: torch.from_numpy(v[: size.get(len(v))]) for k, v in arrays.items()}
+            saved["rb"] = {"pos": rb.pos, "full": rb.full} | arrays
         self.writer.flush()
-        save(self.dir / "checkpoint.pt", checkpoint)
+        save(self.dir / "checkpoint.pt", saved)
 
     def start(self) -> None:
         """Write args.json, with what else bears on the results; catch signals; open the log."""
@@ -565,7 +566,8 @@ class Run(ExitStack):
     def evaluate(self, speed: str = "") -> None:
         """Evaluate, log and print; save model.pt, and best_model.pt if none was better before."""
         nets, progress = self.state["nets"], self.progress
-        scores = evaluate(nets.actor, self.args, self.eval_envs)
+        scores = evaluate(nets.actor.eval(), self.args, self.eval_envs)
+        nets.actor.train()
         for name, values in scores.items():
             self.log(f"eval/{name}", values.mean())
         returns, n = scores["episodic_return"], self.args.eval_episodes

@@ -221,19 +221,30 @@ def test_run_that_is_not_there(tmp_path, capsys):
 
 
 def test_a_changed_copy_of_a_script(tmp_path, monkeypatch):
-    """With networks of a size of their own; it is found where --script says."""
+    """With networks and a module of its own; it is found where --script says."""
+    (tmp_path / "module_of_mine.py").touch()
     source = (ROOT / "ddpg_continuous.py").read_text()
+    source = source.replace("import numpy as np", "import module_of_mine\nimport numpy as np")
+    layer, dropout = "nn.Linear(256, act_dim)", "F.dropout(self.fc_mu(x), 0.5, self.training)"
+    source = source.replace(layer, f"{layer}\n        self.target_net = nn.Linear(1, 1)")
+    source = source.replace("tanh(self.fc_mu(x))", f"tanh({dropout})")
     source = re.sub(r"(nn\.Linear\(.*)", lambda line: line[0].replace("256", "hidden"), source)
-    source = source.replace("    gamma: float", "    hidden: int = 256\n    gamma: float")
+    source = source.replace(
+        "    gamma: float", "    hidden: int = 256\n    pair: tuple = (1, 2)\n    gamma: float"
+    )
     source = source.replace("scale, action_bias):", "scale, action_bias, hidden):")
     mine = tmp_path / "mine.py"
     mine.write_text(source.replace("scale, bias)", "scale, bias, args.hidden)"))
     script = evaluate.load_script(mine)
     monkeypatch.setitem(sys.modules, "mine", script)
     monkeypatch.setitem(OWN, "mine", OWN["ddpg_continuous"])
-    run_dir, result = train("mine", tmp_path, env_id="toy/Regulator-v0", hidden=8)
+    settings = {"env_id": "toy/Regulator-v0", "hidden": 8}
+    run_dir, result = train("mine", tmp_path, **settings)
+    assert train("mine", tmp_path, resume=True, **settings)[1] == result
     assert torch.load(run_dir / "model.pt")["actor.fc2.weight"].shape == (8, 8)
-    assert play(run_dir, script=mine)[0]["mean"] == result["eval_mean"]
+    (played,) = play(run_dir, script=mine, save=tmp_path / "x.safetensors")
+    assert played["mean"] == result["eval_mean"]
+    assert "actor.target_net.weight" in load_file(tmp_path / "x.safetensors")
 
 
 @pytest.mark.parametrize("run", ["ddpg_continuous"], indirect=True)

@@ -109,7 +109,7 @@ def test_what_an_environment_says_of_itself_changes_nothing(quick):
 
 
 class TellsOnlySuccess:
-    """Two environments; the first ends with a success, the second later and without a word."""
+    """Two environments; both succeed at once; the second ends later, without a word."""
 
     single_action_space = SimpleNamespace(low=-np.ones(1), high=np.ones(1))
     num_envs, steps = 2, 0
@@ -120,7 +120,7 @@ class TellsOnlySuccess:
     def step(self, actions):
         self.steps += 1
         ends = np.array([self.steps == 1, self.steps == 2])
-        infos = {"success": np.array([1.0, 0.0])} if self.steps == 1 else {}
+        infos = {"success": np.ones(2)} if self.steps == 1 else {}
         return np.zeros((2, 1)), np.ones(2), ends, np.zeros(2, bool), infos
 
 

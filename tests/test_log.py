@@ -68,6 +68,7 @@ def test_what_is_logged_is_the_mean_over_the_last_batch(quick, script, monkeypat
     def critic_loss(*words):
         loss, logged = real(*words)
         metrics.append(logged)
+        assert words[0].actor.training  # after an evaluation as well
         return loss, logged
 
     monkeypatch.setattr(script, "critic_loss", critic_loss)

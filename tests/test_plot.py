@@ -201,11 +201,15 @@ def test_runs_that_differ_in_an_argument_are_not_averaged(tmp_path):
     write(tmp_path / "c", {10: 3}, seed=1, learning_rate=1e-3)
     write(tmp_path / "d", {10: 4}, seed=1, max_episode_steps=200)
     write(tmp_path / "e", {10: 5}, seed=1, exp_name="ppo_continuous", anneal_lr=True)
+    for i in 6, 7:
+        write(tmp_path / str(i), {10: i}, seed=1, exp_name="mine", script=f"{i}.py")
     assert read(tmp_path).groupby(["panel", "curve"])["mean"].agg(list).to_dict() == {
         ("HalfCheetah-v4", "ddpg learning_rate=0.0003"): [1, 2],
         ("HalfCheetah-v4", "ddpg learning_rate=0.001"): [3],
         # equal settings have equal names: what splits a curve is named with all of its script
         ("HalfCheetah-v4", "ppo"): [5],
+        ("HalfCheetah-v4", "mine script=6.py"): [6],
+        ("HalfCheetah-v4", "mine script=7.py"): [7],
         ("HalfCheetah-v4, episodes of 200 steps", "ddpg learning_rate=0.0003"): [4],
     }
     # a learning rate that falls to 0 at the end makes the end matter

@@ -390,11 +390,18 @@ def of_another_script(run_dir):
     (run_dir / "args.json").write_text(json.dumps(about | {"script": "other.py"}))
 
 
+def lacks_gamma(run_dir):
+    about = json.loads((run_dir / "args.json").read_text())
+    del about["gamma"]
+    (run_dir / "args.json").write_text(json.dumps(about))
+
+
 MORE = {"total_timesteps": 500}
 # what happened to a finished run of 300 steps, with what it is resumed, what the error says
 REFUSED = {
     "another seed": (without(), {"seed": 9}, "seed 1"),
     "another script": (of_another_script, MORE, "has script other.py, you gave"),
+    "an argument that is new": (lacks_gamma, MORE, "has gamma (not known), you gave 0.99"),
     "other arguments": (
         without(),
         MORE | {"gamma": 0.5, "eval_interval": 50},
@@ -427,6 +434,24 @@ def test_refused_resume_changes_no_file(quick, capsys, what):
     assert word in error
     assert "total_timesteps" not in error
     assert contents(run_dir) == before
+
+
+def test_a_buffers_other_arrays_are_saved_whole(quick, script, monkeypatch):
+    class Counts(script.ReplayBuffer):
+        def __init__(self, size, *spaces, **options):
+            super().__init__(size, *spaces, **options)
+            self.tree = np.zeros(2 * size)
+
+        def add(self, *transition):
+            super().add(*transition)
+            self.tree[-1] += 1
+
+    monkeypatch.setattr(script, "ReplayBuffer", Counts)
+    for steps in 100, 150:
+        quick(run_name="x", resume=True, total_timesteps=steps)
+    rb = torch.load("runs/x/checkpoint.pt", weights_only=True)["rb"]
+    assert (rb["tree"].shape, rb["tree"][-1]) == ((2000,), 150)
+    assert len(rb["rewards"]) == 150
 
 
 def test_second_process_in_a_folder_is_refused(quick, script, capsys, tmp_path):
