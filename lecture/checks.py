@@ -280,9 +280,7 @@ def check_actor_loss(script, name):
         own = MEASURES["actor_loss"](script, **settings)
         loss, hints = plain(own["loss"]), dict.fromkeys(own, hint)
         if given.get("autotune"):
-            hints["loss"] = (
-                "-E[α (log π + H₀)], H₀ = -dim(A), is added: what is each, in this code?"
-            )
+            hints["loss"] = "E[-α (log π + H₀)], H₀ = -dim(A), is added: is it, in the code?"
         values = [q[0], q[-1], q.max(0), q.min(0)]
         now = q.min(0) if script.__name__ == "sac" else q[0]
         given_actions = q_values(nets, "", obs, data.actions)[0]
