@@ -11,6 +11,7 @@ import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import gymnasium as gym
 import numpy as np
@@ -231,7 +232,7 @@ def test_compiling_without_a_compiler_gets_one_line_at_the_start(quick, capsys, 
 def test_full_disk_at_resume_loses_no_result(quick, script, monkeypatch):
     run_dir, _ = quick(run_name="x", learning_starts=10**6)
     before = contents(run_dir)
-    monkeypatch.setattr(script.json, "dumps", lambda *_, **__: (_ for _ in ()).throw(full_disk()))
+    monkeypatch.setattr(script.Path, "write_text", Mock(side_effect=full_disk()))
     with pytest.raises(SystemExit, match="^1$"):
         quick(run_name="x", resume=True, total_timesteps=400, learning_starts=10**6)
     assert contents(run_dir) == before
