@@ -446,7 +446,7 @@ class Run(ExitStack):
         self.eval_envs = self.enter_context(closing(make_envs(args, args.eval_episodes)))
         self.open_folder()
         old, self.progress = load(self.dir / "args.json"), load(self.dir / "result.json")
-        now = json.loads(json.dumps(vars(args) | {"script": Path(__file__).name}))  # without tuples
+        now = json.loads(json.dumps(vars(args) | {"script": Path(__file__).name}))  # as in the file
         for name, value in now.items():
             if old and name not in ("resume", "total_timesteps") and old.get(name) != value:
                 fail(f"{self.name} has {name} {old.get(name, '(not known)')}, you gave {value}")
