@@ -348,6 +348,10 @@ def check_estimate_advantages(script, name):
             (limit, (r + 0.9 * (1 - dones) * after - v)[:, 0]),
             ("What is still to come after a termination?", (r + 0.9 * after - v)[:, 0]),
             ("What is a value worth one step later?", (r + (1 - ends) * after - v)[:, 0]),
+            (
+                "Which rewards: the rollout's, or those that were scaled for V?",
+                (10 * r + 0.9 * (1 - ends) * after - v)[:, 0],
+            ),
         ]
         yield case(script, "estimate_advantages", given, hint, mistakes, gae_lambda=lam)
 

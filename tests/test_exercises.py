@@ -193,7 +193,13 @@ MISTAKES = [
     ("td3 critic_loss", "return qf1_loss + qf2_loss,", "return qf1_loss,", "through"),
     ("td3 critic_loss", NEXT_MU, f"nets.actor(data.next_observations); {ONLINE}", "uses neither"),
     ("td3 critic_loss", NO_GRAD, f"    {ONLINE}\n{TRACED}", "held constant"),
+    ("td3 critic_loss", "nets.qf2_target(data.next_observations, next_state_actions)",
+     "nets.qf2_target(data.next_observations, nets.target_actor(data.next_observations))",
+     "the same a'"),
     ("td3 actor_loss", "(data.observations))", "(data.observations).detach())", "way free"),
+    ("td3 actor_loss", "nets.qf1(data.observations, nets.actor(data.observations))",
+     "torch.min(nets.qf1(data.observations, nets.actor(data.observations)), "
+     "nets.qf2(data.observations, nets.actor(data.observations)))", "two critics"),
     ("td3 polyak_update", "target_param.lerp_(param", "param.lerp_(target_param", "follows"),
     ("td3 act", "actions = nets.actor(", "actions = nets.target_actor(", "newer"),
     ("ac_reparam Actor.distribution", "TanhTransform(cache_size=1)", "TanhTransform()", "remember"),
@@ -248,6 +254,7 @@ MISTAKES = [
      "validate_args=False)", "torch.distributions.Independent(Normal(self.mu(normalized), "
      "self.log_std.exp()), 1)", "add log π"),
     ("ppo estimate_advantages", "(1 - rollout.terminations)", "1", "termination"),
+    ("ppo estimate_advantages", "deltas = rewards", "deltas = rollout.rewards", "scaled for V"),
     ("ppo estimate_advantages", "- rollout.dones)", "- rollout.terminations)", "Until when"),
     ("ppo critic_loss", "0.5 * ((values", "1.0 * ((values", "factor"),
     ("ppo critic_loss", "((values - data", "((values[:, None] - data", "(4, 4)"),
