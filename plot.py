@@ -8,8 +8,8 @@
     python plot.py runs
     python plot.py results/curves.csv --panels Hopper-v4 Walker2d-v4
 
-- Runs of one script and environment are the seeds of one curve; an argument
-  that differs between them makes a curve of each value, named after it.
+- Runs of one script and environment are the seeds of one curve; an argument of
+  the algorithm that differs makes a curve of each value, named after it.
 - An unfinished run counts as far as it got: to leave it out favours luck.
 - A band of fewer than five runs is their range; they are not compared.
 """
@@ -42,6 +42,7 @@ POINT = ["step", "hours", "mean", "std"]  # and those of a point
 LOOK = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True}
 LOOK |= {"grid.alpha": 0.3, "legend.frameon": False, "lines.linewidth": 1.6, "savefig.dpi": 200}
 LOOK |= {"legend.title_fontsize": 8, "savefig.bbox": "tight", "svg.hashsalt": "plot"}
+LOOK |= {"text.parse_math": False}  # a $ in a name is a $
 
 
 # ---- Config ----
@@ -113,6 +114,8 @@ def read_csv(path: Path, tags) -> list[pd.DataFrame]:
     types = dict.fromkeys(RUN, str) | dict.fromkeys(own, float) | {"seed": int}
     options = {"keep_default_na": False, "na_values": dict.fromkeys(own[2:], ["nan"])}
     data = pd.read_csv(path, usecols=[*types], dtype=types, index_col=False, **options)
+    if data.duplicated([*RUN, "step"]).any():
+        raise ValueError("a run has a step twice")
     for tag in tags:
         points = data.rename(columns={tag: "mean", f"{tag}_std": "std"})[[*RUN, *POINT]]
         parts.append(points.dropna(subset="mean").astype({"step": int}).assign(tag=tag))
@@ -143,14 +146,15 @@ def read(args: Args) -> pd.DataFrame:
     data = pd.concat([run.assign(run=i) for i, run in enumerate(runs + files)], ignore_index=True)
     # name the arguments that differ between the runs of a script in one task
     arguments = sorted(column for column in data if column.startswith("--"))
-    differ = data.groupby(["script", "env_id", "max_episode_steps"])[arguments].nunique() > 1
+    own = data[data.run < len(runs)]  # a run of before an argument was there has none
+    differ = own.groupby(["script", "env_id", "max_episode_steps"])[arguments].nunique(False) > 1
     for key in differ.columns[differ.any()]:
-        split = data.script.map(differ[key].groupby("script").any()) & data[key].notna()
-        data.loc[split, "variant"] += f" {key[2:]}=" + data[key]
+        split = own.index[own.script.map(differ[key].groupby("script").any())]
+        data.loc[split, "variant"] += f" {key[2:]}=" + own[key].fillna("(none)")
     data["variant"] = data.variant.str.strip()
     ends = data.groupby([*RUN, "run"]).step.max().sort_values(kind="stable").reset_index()
     for name in ends[ends.duplicated(RUN)][RUN].itertuples(index=False):
-        say(f"{' '.join(str(x) for x in name if x)} is there twice: the longer one counts")
+        say(f"{' '.join(str(x) for x in name if x)} is there twice: the longer or last one counts")
     data = data[data.run.isin(ends.drop_duplicates(RUN, keep="last").run)]
     limit = data.max_episode_steps.replace("(.+)", r", episodes of \1 steps", regex=True)
     curve = (data.script + " " + data.variant).str.strip()
@@ -166,22 +170,28 @@ def styles(curves) -> dict[str, dict]:
     unused = [own[script] for script in own if script not in {c.split()[0] for c in curves}]
     others = cycle([["#000000", ""], ["#777777", "5 1.5"], *unused])
     for curve in stats.ordered(curves):
-        color, line = own.pop(curve.split()[0], None) or next(others)
+        script = curve.split()[0]
+        if curve.endswith("(CSV)") and script in ALGORITHMS.index:
+            color, line = ALGORITHMS.colour[script], "1 3"
+        else:
+            color, line = own.pop(script, None) or next(others)
         looks[curve] = {"color": color, "ls": (0, [float(x) for x in line.split()] or None)}
     return looks
 
 
 def caption(data: pd.DataFrame) -> str:
     """Say what lines and bands are, and what the bands are worth."""
-    seeds, bands = data.groupby(["curve", "panel"]).seed.nunique(), []
+    ends = data.groupby(["curve", "panel", "seed"]).step.max().unstack()
+    late = ends.ge(0.95 * ends.max(axis=1), axis=0)  # there to the end of the line
+    seeds, bands = pd.concat([ends.count(axis=1), late.sum(axis=1)]), []
     if seeds.between(2, MIN_SEEDS - 1).any():
         bands.append("from worst to best run (of 3: holds the median of all runs in 3 of 4 cases)")
     if (seeds >= MIN_SEEDS).any():
         bands.append("95 % bootstrap interval of 5 or more (of 5: right in 9 of 10 cases)")
-    text = "each run averaged over 5 % of the axis"
+    text = "each averaged over 5 % of the steps"
     number = " to ".join(map(str, sorted({seeds.min(), seeds.max()})))
-    line = f"line: interquartile mean of {number} runs, thin where some end earlier; band: "
-    return f"{line}{', or '.join(bands)}; {text}" if bands else text
+    line = f"line: interquartile mean of {number} runs, {text}, thin where some end earlier"
+    return f"{line}; band: {', or '.join(bands)}" if bands else f"runs, {text}"
 
 
 def draw_curve(ax, curve: pd.DataFrame, look: dict, width: float) -> None:
@@ -191,6 +201,8 @@ def draw_curve(ax, curve: pd.DataFrame, look: dict, width: float) -> None:
     dots = {"marker": "o", "ms": 3} if one or width == 0 else {}
     ax.fill_between(lines.index, lines.low, lines.high, color=look["color"], alpha=0.15, lw=4 * one)
     whole = lines.seeds == curve.seed.nunique()
+    if lines.index[-1] - lines.index[whole].max() < width:  # all end as good as together
+        lines, whole = lines[whole], whole[whole]
     ax.plot(lines.iqm.mask(whole & whole.shift(-1, fill_value=True)), lw=0.6, **look)
     ax.plot(lines.iqm.where(whole), **look, **dots)
 
@@ -213,8 +225,8 @@ def draw_curves(data: pd.DataFrame, ylabel: str) -> Figure:
     for place, name, title, panel in cells:
         ax = figure.add_subplot(rows, columns, place)
         for curve in stats.ordered(panel.curve):
-            steps = 0 if alone else panel.step.max() / 20
-            draw_curve(ax, panel[panel.curve == curve], look[curve], steps)
+            own = panel[panel.curve == curve]
+            draw_curve(ax, own, look[curve], 0 if alone else own.step.max() / 20)
         ax.set_title(alone * f"{stats.title(curve)}, " + title.replace(", ep", "\nep"), fontsize=9)
         ax.set_xlabel("environment steps" if place > columns * (rows - 1) else "")
         ax.set_ylabel(f"{name}\n{ylabel}" if columns == 1 or place % columns == 1 else "")
@@ -250,6 +262,7 @@ def draw_comparison(steps: dict, scores: dict) -> Figure:
 
 def main(args: Args) -> None:
     """Read the runs, write the figures and the data, print the table."""
+    args.tag = tuple(dict.fromkeys(args.tag))
     everything = read(args)
     panels = set(everything.panel)
     if unknown := {*args.panels} - panels:
