@@ -187,7 +187,7 @@ def estimate_advantages(rollout, rewards, values, next_values, args):
 
 @torch.no_grad()
 def make_batch(nets, rollout, args, device):
-    """Return a rollout as one batch: normalised, with values, advantages and returns."""
+    """Return a rollout as one batch: normalised, with advantages and returns."""
     reward_scale = (nets.return_normalizer.var.item() + 1e-8) ** 0.5
     rewards = (rollout.rewards / reward_scale).clip(-10, 10)
     both = torch.as_tensor(np.stack([rollout.observations, rollout.next_observations]))
