@@ -62,7 +62,7 @@ def medians(folder: Path) -> list[tuple[Path, dict]]:
     return [median_low(group)[2:] for _, group in sorted(groups.items())]
 
 
-def keep(run: Path, args: dict, weights: Path, steps: int, to: Path) -> None:
+def keep(args: dict, weights: Path, steps: int, to: Path) -> None:
     """Write one file: in half precision, if 100 episodes can't tell it from full precision."""
     name = args["script"].removesuffix("_continuous.py")
     path = to / f"{name}_{args['env_id']}_{steps}.safetensors"
@@ -118,7 +118,7 @@ def main(args: Args) -> None:
             files = {int(path.stem.split("_")[1]): path for path in run.glob("kept_*.pt")}
             kept = files | kept
         for steps, weights in kept.items():
-            keep(run, about, weights, steps, args.to)
+            keep(about, weights, steps, args.to)
     (args.to / "README.md").write_text(readme(args.to))
 
 

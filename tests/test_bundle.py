@@ -150,7 +150,7 @@ def test_student_does_and_grades_all_blanks(folder, tmp_path):
     assert found["critic_loss"] == found["act"] == "waits for Actor.sample"
 
 
-def test_hints_are_those_of_the_repository(folder, monkeypatch):
+def test_hints_are_those_of_the_repository(folder):
     """From the numbers in expected.json."""
     text = changed("ddpg", ("1 - data.dones.flatten()", "1"))
     report = grade.report("critic_loss", wrong("ddpg", text, ["critic_loss"])["critic_loss"])

@@ -183,7 +183,7 @@ SPOILT = {
 
 @pytest.mark.parametrize("run", ["ppo_continuous"], indirect=True)
 @pytest.mark.parametrize("what", SPOILT)
-def test_spoilt_folder_is_named_and_the_others_go_on(run, copy, what, capsys, tmp_path):
+def test_spoilt_folder_is_named_and_the_others_go_on(run, copy, what, capsys):
     SPOILT[what](copy)
     with pytest.raises(SystemExit, match="2"):
         play(copy, run[0])

@@ -160,7 +160,7 @@ def test_observations_may_be_booleans(quick):
 
 
 @OFF_POLICY
-def test_one_task_in_three_units_ends_in_the_same_weights(quick, script):
+def test_one_task_in_three_units_ends_in_the_same_weights(quick):
     """Of what is learned every bit: the units are powers of two."""
 
     def trained(unit):
@@ -243,7 +243,7 @@ def full_disk():
 
 
 @DDPG
-def test_full_disk_under_tensorboard_gets_one_line(quick, script, monkeypatch, capfd, tmp_path):
+def test_full_disk_under_tensorboard_gets_one_line(quick, script, monkeypatch, capfd):
     from tensorboard.compat.tensorflow_stub.io.gfile import LocalFileSystem
 
     def append(*_, **__):

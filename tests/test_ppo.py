@@ -10,7 +10,6 @@ from test_losses import assert_caught, assert_slope, layer
 
 import ppo_continuous as ppo
 
-RUN = only([ppo.__name__])
 STEPS, ENVS, OBS, ACT, BATCH = 12, 2, 3, 2, 8
 LOW, HIGH = np.array([-1.0, -5.0]), np.array([3.0, 6.0])
 

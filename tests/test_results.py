@@ -1,6 +1,5 @@
 """What the README and docs/results.md show is what results/ holds; what an interval is worth."""
 
-import csv
 import re
 from collections import defaultdict
 
@@ -16,11 +15,6 @@ import plot
 import stats
 
 RESULTS = ROOT / "results"
-
-
-def rows(path):
-    with path.open() as file:
-        return list(csv.DictReader(file))
 
 
 # ---- Pages ----

@@ -328,7 +328,7 @@ def test_however_train_ends_it_lets_go_at_once(quick, script, monkeypatch, tmp_p
 
 
 # ---- Going on ----
-def test_finished_run_returns_at_once_and_can_be_extended(quick, script):
+def test_finished_run_returns_at_once_and_can_be_extended(quick):
     settings = {"env_id": "InvertedPendulum-v4", "run_name": "x"}
     run_dir, result = quick(**settings)
     before = contents(run_dir)

@@ -480,7 +480,7 @@ def test_half_precision_unless_it_is_worse(tmp_path, monkeypatch, worse):
 
     monkeypatch.setattr(policies, "EPISODES", 1)
     monkeypatch.setattr(policies.evaluate, "main", main)
-    policies.keep(tmp_path, about["args"], tmp_path / "model.pt", 7, tmp_path)
+    policies.keep(about["args"], tmp_path / "model.pt", 7, tmp_path)
     for name, w in load_file(tmp_path / "ppo_InvertedPendulum-v4_7.safetensors").items():
         expected = nets.state_dict()[name]
         if w.dim() == 2 and not worse:
