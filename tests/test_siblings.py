@@ -4,13 +4,11 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import diffs
 import pytest
-from conftest import TABLE
-
-ROOT = Path(__file__).parent.parent
+from conftest import ROOT, TABLE
+from diffs import source
 
 SCRIPTS = sorted(path.name.removesuffix("_continuous.py") for path in ROOT.glob("*_continuous.py"))
 PARENTS = {child: parent for parent, child, _ in diffs.PAIRS}
@@ -40,10 +38,6 @@ ROLLOUT = {
     "Store": r"^ {16}dones = terminations.*?(?=^ {16}obs = run.reset_finished)",
 }
 RUN = {"Run": r"^# ---- Run ----$.*\Z"}
-
-
-def source(name: str) -> str:
-    return (ROOT / f"{name}_continuous.py").read_text()
 
 
 def shared(text: str, part: str) -> str:
