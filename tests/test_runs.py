@@ -537,8 +537,9 @@ def test_actions_and_metrics_that_are_not_finite_stop_the_run(quick, script, mon
     assert error == "error: action is not finite at step 100 of runs/action\n"
 
 
-def loss_turns_nan(script, monkeypatch):
-    """Have the critic's loss be no number from step 151 on."""
+@pytest.mark.parametrize("settings", [{"total_timesteps": 151}, {"eval_interval": 151}])
+def test_loss_that_is_not_finite_reaches_no_model(quick, script, monkeypatch, tmp_path, settings):
+    """That of step 151, the last one, or one that is followed by an evaluation."""
     real_step, real_loss, late = script.Run.step, script.critic_loss, []
 
     def step(run, actions):
@@ -552,22 +553,7 @@ def loss_turns_nan(script, monkeypatch):
 
     monkeypatch.setattr(script.Run, "step", step)
     monkeypatch.setattr(script, "critic_loss", critic_loss)
-
-
-def test_loss_that_is_not_finite_at_the_last_step_is_no_result(
-    quick, script, monkeypatch, tmp_path
-):
-    loss_turns_nan(script, monkeypatch)
     with pytest.raises(SystemExit, match="^1$"):
-        quick(run_name="nan", total_timesteps=151)
-    run_dir = tmp_path / "runs" / "nan"
-    assert not (run_dir / "result.json").exists()
-    assert all(tensor.isfinite().all() for tensor in weights(run_dir).values())
-
-
-def test_loss_that_is_not_finite_never_reaches_the_model(quick, script, monkeypatch, tmp_path):
-    """The loss of step 151 is not a number, and an evaluation comes right after it."""
-    loss_turns_nan(script, monkeypatch)
-    with pytest.raises(SystemExit, match="^1$"):
-        quick(run_name="nan", eval_interval=151, checkpoint_interval=0)
-    assert not (tmp_path / "runs" / "nan" / "model.pt").exists()
+        quick(**{"eval_interval": 0, "checkpoint_interval": 0, "run_name": "nan"} | settings)
+    files = {path.name for path in (tmp_path / "runs" / "nan").iterdir()}
+    assert not files & {"model.pt", "best_model.pt", "checkpoint.pt", "result.json"}
