@@ -224,14 +224,12 @@ def main(args: Args) -> list[dict]:
     for name, low in ("episodes", 1), ("seed", 0):
         if (value := getattr(args, name)) is not None and value < low:
             fail(f"--{name} must be at least {low}, not {value}")
-    if args.save and (len(args.runs) > 1 or args.save.suffix != ".safetensors"):
-        fail("--save takes one run and a file that ends in .safetensors")
-    if args.save and not args.save.parent.is_dir():
-        fail(f"there is no folder {args.save.parent} for the file")
-    if args.video and (len(args.runs) > 1 or args.video.suffix not in (".mp4", ".gif")):
-        fail("--video takes one run and a file that ends in .mp4 or .gif")
-    if args.video and not args.video.parent.is_dir():
-        fail(f"there is no folder {args.video.parent} for the video")
+    for name, ends in ("save", [".safetensors"]), ("video", [".mp4", ".gif"]):
+        path = getattr(args, name)
+        if path and (len(args.runs) > 1 or path.suffix not in ends):
+            fail(f"--{name} takes one run and a file that ends in {' or '.join(ends)}")
+        if path and not path.parent.is_dir():
+            fail(f"there is no folder {path.parent} for {path.name}")
     results, broken = [], False
     for run_dir in args.runs:
         try:
