@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import only
+from test_runs import checkpoint_step
 
 import a3c_continuous as a3c
 
@@ -169,10 +170,6 @@ def do_at_150(monkeypatch, function):
     monkeypatch.setattr(a3c.Run, "step", recorded)
 
 
-def checkpoint_step(tmp_path):
-    return torch.load(tmp_path / "runs/x/checkpoint.pt", weights_only=True)["progress"]["step"]
-
-
 @RUN
 def test_worker_that_dies_ends_the_run_and_the_checkpoint_stays(
     quick, processes, monkeypatch, capsys, tmp_path
@@ -182,7 +179,7 @@ def test_worker_that_dies_ends_the_run_and_the_checkpoint_stays(
         quick(num_workers=3, num_envs=1, run_name="x", **REAL)
     error = capsys.readouterr().err
     assert error == "error: a worker died: --resume goes on from the last checkpoint\n"
-    assert checkpoint_step(tmp_path) == 100
+    assert checkpoint_step(tmp_path / "runs" / "x") == 100
     assert [process.exitcode for process in processes] == [-signal.SIGKILL] * 2
 
 
@@ -191,7 +188,7 @@ def test_run_that_gets_a_signal_saves_and_ends_its_workers(quick, processes, mon
     do_at_150(monkeypatch, lambda: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(SystemExit, match="^75$"):
         quick(num_workers=2, num_envs=1, run_name="x", **REAL)
-    assert checkpoint_step(tmp_path) > 150
+    assert checkpoint_step(tmp_path / "runs" / "x") > 150
     assert [process.exitcode for process in processes] == [-signal.SIGKILL]
 
 
