@@ -294,13 +294,13 @@ def check_args(args, at_least_1) -> None:
 
 
 class Shield(gym.Wrapper):
-    """Stops what a run has no use for: an environment's infos, but success."""
+    """Stops what a run has no use for: an environment's infos, but success; options of a reset."""
 
-    def reset(self, **how):
-        return self.env.reset(**how)[0], {}
+    def reset(self, *, seed=None, options=None):
+        return self.env.reset(seed=seed)[0], {}
 
     def step(self, action):
-        *transition, info = self.env.step(action)
+        *transition, info = self.env.step(action.copy())  # which it may change in place
         success = info.get("is_success", info.get("success"))
         return *transition, {} if success is None else {"success": float(np.any(success))}
 
@@ -469,8 +469,8 @@ class Run(ExitStack):
                 self.rb.pos, self.rb.full = saved.pop("pos"), saved.pop("full")
                 for name, value in saved.items():
                     getattr(self.rb, name)[: len(value)] = value.numpy()
-            for name, saved in checkpoint.items():
-                self.state[name].load_state_dict(deepcopy(saved))  # no view of the file
+            for name in {*checkpoint, *self.state} if checkpoint else ():
+                self.state[name].load_state_dict(deepcopy(checkpoint[name]))  # no view of the file
 
     def save_checkpoint(self) -> None:
         """Save what `begin` was given; of a replay buffer as much as is filled."""
@@ -550,7 +550,7 @@ class Run(ExitStack):
         """Return `value`; end the run before a checkpoint gets what no float32 can hold."""
         numbers = value if isinstance(value, np.ndarray) else torch.as_tensor(value)
         if not (abs(numbers) <= torch.finfo(torch.float32).max).all():
-            fail(f"{name} is not finite at step {self.global_step} of {self.name}", code=1)
+            fail(f"{name} is not finite at step {self.global_step} of runs/{self.args.run_name}", 1)
         return value
 
     def log(self, tag: str, value) -> None:
@@ -570,8 +570,8 @@ class Run(ExitStack):
         left, boundary = self.args.total_timesteps - self.global_step, self.at_boundary()
         evaluating = left <= 0 or self.due(self.args.eval_interval)
         if evaluating or boundary or self.due(1_000):
-            for name, parameter in self.state["nets"].named_parameters():
-                self.finite(name, parameter)
+            for name, saved in self.state["nets"].state_dict().items():
+                self.finite(name, saved)
             for name, value in metrics.items():
                 self.log(name if "/" in name else f"losses/{name}", value.mean())
             speed = (self.global_step - self.log_step) / (time.perf_counter() - self.log_time)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import threading
 import time
 import types
 from pathlib import Path
@@ -17,6 +18,15 @@ import a3c_continuous as a3c
 
 RUN = only([a3c.__name__])
 REAL = {"env_id": "InvertedPendulum-v4"}
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    """Give back the signals that a worker which is no process ignores."""
+    signals = [(signum, signal.getsignal(signum)) for signum in (signal.SIGINT, signal.SIGTERM)]
+    yield
+    for signum, handler in signals:
+        signal.signal(signum, handler)
 
 
 @pytest.mark.parametrize("resumed", [False, True])
@@ -192,6 +202,36 @@ def test_run_that_gets_a_signal_saves_and_ends_its_workers(quick, processes, mon
     assert [process.exitcode for process in processes] == [-signal.SIGKILL]
 
 
+@RUN
+def test_signal_while_workers_are_started_is_no_death_of_theirs(
+    quick, monkeypatch, capsys, tmp_path
+):
+    """A terminal's or Slurm's, which goes to all: they may not ignore it yet."""
+    real = a3c.start_others
+
+    def struck(run, shared):
+        others = real(run, shared)
+        signal.raise_signal(signal.SIGTERM)
+        others[0].terminate()
+        others[0].join()
+        return others
+
+    monkeypatch.setattr(a3c, "start_others", struck)
+    with pytest.raises(SystemExit, match="^75$"):
+        quick(num_workers=2, run_name="x", **REAL)
+    assert checkpoint_step(tmp_path / "runs" / "x") > 0
+    assert capsys.readouterr().err == ""
+
+
+@RUN
+def test_training_with_workers_in_a_thread(quick):
+    results = []
+    thread = threading.Thread(target=lambda: results.append(quick(num_workers=2, **REAL)))
+    thread.start()
+    thread.join()
+    assert results[0][1]["step"] >= 300
+
+
 def running(pid):
     """Tell whether a process runs: neither gone nor dead and not yet waited for."""
     try:
@@ -215,8 +255,8 @@ def test_kill_9_leaves_no_worker_behind(start, tmp_path):
         time.sleep(0.05)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     (worker,) = (p for p in children if b"spawn_main" in Path(f"/proc/{p}/cmdline").read_bytes())
-    assert ignores(worker, signal.SIGTERM)
-    assert ignores(worker, signal.SIGINT)
+    while not (ignores(worker, signal.SIGTERM) and ignores(worker, signal.SIGINT)):
+        time.sleep(0.05)
     assert not ignores(process.pid, signal.SIGTERM)
     os.kill(process.pid, signal.SIGKILL)
     while running(worker):

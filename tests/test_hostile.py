@@ -40,6 +40,19 @@ class Talkative(Count):
         return *transition, self.info() | {"is_success": np.array([self.time == 7])}
 
 
+class Meddling(Count):
+    """Changes the action that it gets, and looks for a goal in any options."""
+
+    def reset(self, *, seed=None, options=None):
+        assert options is None or options["goal"]
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        stepped = super().step(action)
+        action *= 0.5
+        return stepped
+
+
 class Wanderer(Count):
     """Changes the working folder, and can't be closed."""
 
@@ -91,6 +104,7 @@ class Offset(Reach):
 
 
 gym.register("toy/Talkative-v0", Talkative)
+gym.register("toy/Meddling-v0", Meddling)
 gym.register("toy/Wanderer-v0", Wanderer)
 gym.register("toy/Boolean-v0", Boolean)
 gym.register("toy/Monitored-v0", lambda: Monitor(Count()))
@@ -100,9 +114,9 @@ gym.register("toy/Offset-v0", Offset, max_episode_steps=20)
 
 # ---- Environments ----
 @DDPG
-def test_what_an_environment_says_of_itself_changes_nothing(quick):
+def test_what_an_environment_says_of_itself_or_does_to_an_action_changes_nothing(quick):
     plain, _ = quick(num_envs=2, total_timesteps=150)
-    for kind in "Talkative", "Monitored", "Recorded":
+    for kind in "Talkative", "Monitored", "Recorded", "Meddling":
         told, _ = quick(env_id=f"toy/{kind}-v0", num_envs=2, total_timesteps=150)
         assert same(weights(told), weights(plain)), kind
         one, other = (scalars(run)["charts/episodic_length"] for run in (told, plain))

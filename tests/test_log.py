@@ -2,11 +2,12 @@
 
 import re
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import DDPG, scalars
+from conftest import DDPG, only, scalars
 from tensorboard.compat.tensorflow_stub.io.gfile import LocalFileSystem
 
 
@@ -108,3 +109,19 @@ def test_weights_that_are_not_finite_reach_no_checkpoint(quick, script, monkeypa
     assert re.fullmatch("error: .*qf1.fc1.weight is not finite at step 200 of runs/x\n", error)
     saved = torch.load("runs/x/checkpoint.pt", weights_only=True)
     assert all(value.isfinite().all() for value in saved["nets"].values())
+
+
+@only(["ppo_continuous"])
+def test_statistics_that_are_not_finite_reach_no_checkpoint(quick, script, monkeypatch, capsys):
+    real = script.Run.end_iteration
+
+    def spoilt(run, *words):
+        if run.at_boundary():
+            run.state["nets"].actor.obs_normalizer.mean[0] = np.nan
+        return real(run, *words)
+
+    monkeypatch.setattr(script.Run, "end_iteration", spoilt)
+    with pytest.raises(SystemExit, match="^1$"):
+        quick(run_name="x")
+    assert "actor.obs_normalizer.mean is not finite at step 100" in capsys.readouterr().err
+    assert not Path("runs/x/checkpoint.pt").exists()

@@ -220,6 +220,16 @@ def test_runs_that_differ_in_an_argument_are_not_averaged(tmp_path):
     assert runs.variant.tolist() == ["total_timesteps=10", "total_timesteps=20"]
 
 
+@pytest.mark.parametrize("seeds", [range(1, 3), range(3, 5)])
+def test_run_of_before_an_argument_was_there_is_another_curve(tmp_path, capsys, seeds):
+    """Whether the others have the same seeds or not."""
+    old = [write(tmp_path / f"old {seed}", {10: 1, 20: 2}, seed=seed) for seed in (1, 2)]
+    new = [write(tmp_path / f"{seed}", {10: 5, 20: 6}, seed=seed, width=512) for seed in seeds]
+    curves = read(*old, *new).groupby("curve")["mean"].mean()
+    assert curves.to_dict() == {"ddpg width=(none)": 1.5, "ddpg width=512": 5.5}
+    assert "twice" not in capsys.readouterr().err
+
+
 def test_seed_that_is_there_twice_counts_once(tmp_path, capsys):
     long = write(tmp_path / "long", {10: 1, 20: 2})
     short = write(tmp_path / "short", {10: 3})
@@ -322,12 +332,17 @@ def test_variants_and_tags_keep_their_names(tmp_path):
         with SummaryWriter(str(run_dir)) as writer:
             for step in (5, 10) if factor < 3 else ():
                 writer.add_scalar(tags[0], step, step)
-    out = draw(tmp_path, tmp_path / "runs", tag=tags)
+    out = draw(tmp_path, tmp_path / "runs", tag=(*tags, EVAL))
     names = [f"naf gamma={2 * n} tau={n} {tag}" for n in (1, 2) for tag in reversed(tags)]
     assert sorted({row["script"] for row in rows(out / "table.csv")}) == sorted(names)
     drawn = (out / "curves.svg").read_text()
     for words in *(name.replace("naf", "NAF") for name in names), ", ".join(tags):
         assert f"<!-- {words} -->" in drawn
+
+
+def test_names_are_no_formulas(tmp_path):
+    out = draw(tmp_path, write(tmp_path / "runs" / "x", {10: 1}, exp_name="a$_$"))
+    assert "a$_$" in (out / "curves.svg").read_text()
 
 
 def test_line_is_the_interquartile_mean_and_the_band_the_range_or_its_interval():
@@ -369,6 +384,20 @@ def test_line_is_thin_where_a_run_has_ended():
     assert thin.get_linewidth() < thick.get_linewidth() / 2
     assert thin.get_ydata().tolist() == pytest.approx([np.nan, 0, 3], nan_ok=True)
     assert thick.get_ydata().tolist() == pytest.approx([0, 0, np.nan], nan_ok=True)
+
+
+def test_line_ends_where_all_runs_do_if_they_end_as_good_as_together():
+    runs = [{step: step for step in range(10, 1001, 10)} | {1000 + i: 0} for i in range(5)]
+    thin, thick = plot.draw_curves(runs_of(*runs), "").axes[0].lines
+    assert np.isnan(thin.get_ydata()).all()
+    assert thick.get_xdata()[-1] == 1000
+    words = plot.caption(pd.concat([runs_of(*runs), runs_of({10: 1}, {10: 1, 30: 1}, script="x")]))
+    assert "of 1 to 5 runs" in words
+    runs[0] = {step: step for step in range(10, 901, 10)}
+    words = plot.caption(runs_of(*runs))
+    assert ("of 4 to 5 runs" in words, "worst to best" in words, "bootstrap" in words) == (
+        True,
+    ) * 3
 
 
 def test_one_run_is_drawn_as_it_is_and_several_are_smoothed():
@@ -421,7 +450,9 @@ def test_script_keeps_its_line():
     both = plot.styles({"a new one", "ddpg", "td3", "td3 tau=0.1"})
     assert style(alone) == style(both["td3"]) == ("#D55E00", "(0, [5.0, 1.5])")
     assert [*both] == ["ddpg", "td3", "td3 tau=0.1", "a new one"]
-    for curves in both, plot.styles({*stats.ALGORITHMS.index, "mine", "yours"}):
+    names = {*stats.ALGORITHMS.index, "mine", "yours"}
+    csv = {f"{name} (CSV)" for name in stats.ALGORITHMS.index}
+    for curves in both, plot.styles(names), plot.styles(names | csv):
         assert len({style(look) for look in curves.values()}) == len(curves)
 
 
@@ -497,7 +528,7 @@ def test_comparison_is_drawn():
         (["."], "nothing to plot in ."),
         (["other.csv"], "cannot read other.csv: Usecols do not match columns"),
         (["binary.csv"], "cannot read binary.csv"),
-        *(([f"{i}.csv"], f"cannot read {i}.csv") for i in range(5)),
+        *(([f"{i}.csv"], f"cannot read {i}.csv") for i in range(6)),
         (["good", "--out", "other.csv"], "cannot write other.csv"),
         (["good", "--panels", "Hopper"], "no panel Hopper, only HalfCheetah-v4"),
         (["good", "--tag", "losses/no"], "nothing to plot"),
@@ -507,7 +538,8 @@ def test_bad_input_ends_in_one_line(tmp_path, monkeypatch, capsys, words, messag
     monkeypatch.chdir(tmp_path)
     Path("other.csv").write_text("a,b\n1,2\n")
     Path("binary.csv").write_bytes(b"\xff\xfe\x00")
-    for i, row in enumerate(["1,0.1", "1", "nan,0,1,1", "inf,0,1,1", "1,x,1,1"]):
+    again = "1,0,1,1\nddpg,,Hopper-v4,,1,1,0,2,1"
+    for i, row in enumerate(["1,0.1", "1", "nan,0,1,1", "inf,0,1,1", "1,x,1,1", again]):
         Path(f"{i}.csv").write_text(f"{HEADER}\nddpg,,Hopper-v4,,1,{row}\n")
     write(tmp_path / "good" / "run", {10: 1})
     with pytest.raises(SystemExit, match="2"):

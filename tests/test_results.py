@@ -124,7 +124,9 @@ def test_table_of_intervals_has_all_that_plot_py_draws(worth):
     shares = re.findall(r"(\d+) % (?:seem to differ )?with (\d+)", stats.WORTH)
     assert {int(n): int(share) / 100 for share, n in shares} == {n: worth[n][2] for n in (3, 5, 10)}
     seeds = [*range(3), *range(5)]
-    legend = plot.caption(pd.DataFrame({"curve": [*"aaabbbbb"], "panel": "", "seed": seeds}))
+    legend = plot.caption(
+        pd.DataFrame({"curve": [*"aaabbbbb"], "panel": "", "seed": seeds, "step": 1})
+    )
     for runs, words in (
         (3, "of 3: holds the median of all runs in 3 of 4"),
         (5, "of 5: right in 9 of 10"),

@@ -396,6 +396,12 @@ def lacks_gamma(run_dir):
     (run_dir / "args.json").write_text(json.dumps(about))
 
 
+def lacks_an_optimizer(run_dir):
+    checkpoint = torch.load(run_dir / "checkpoint.pt", weights_only=True)
+    del checkpoint["actor_optimizer"]
+    torch.save(checkpoint, run_dir / "checkpoint.pt")
+
+
 MORE = {"total_timesteps": 500}
 # what happened to a finished run of 300 steps, with what it is resumed, what the error says
 REFUSED = {
@@ -416,6 +422,7 @@ REFUSED = {
     "cut checkpoint": (cut("checkpoint.pt", 1000), MORE, "checkpoint.pt"),
     "empty checkpoint": (cut("checkpoint.pt", 0), MORE, "checkpoint.pt"),
     "foreign checkpoint": (foreign, MORE, "checkpoint.pt"),
+    "an optimizer that is new": (lacks_an_optimizer, MORE, "KeyError: 'actor_optimizer'"),
     "cut args.json": (cut("args.json", 100), MORE, "args.json"),
     "cut result.json": (cut("result.json", 10), MORE, "result.json"),
     "flipped byte": (flip, MORE, "checkpoint.pt"),
