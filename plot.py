@@ -114,11 +114,12 @@ def read_csv(path: Path, tags) -> list[pd.DataFrame]:
     types = dict.fromkeys(RUN, str) | dict.fromkeys(own, float) | {"seed": int}
     options = {"keep_default_na": False, "na_values": dict.fromkeys(own[2:], ["nan"])}
     data = pd.read_csv(path, usecols=[*types], dtype=types, index_col=False, **options)
-    if data.duplicated([*RUN, "step"]).any():
-        raise ValueError("a run has a step twice")
     for tag in tags:
         points = data.rename(columns={tag: "mean", f"{tag}_std": "std"})[[*RUN, *POINT]]
-        parts.append(points.dropna(subset="mean").astype({"step": int}).assign(tag=tag))
+        points = points.dropna(subset="mean").astype({"step": int})
+        if points.duplicated([*RUN, "step"]).any():
+            raise ValueError("a run has a step twice")
+        parts.append(points.assign(tag=tag))
     return [run for _, run in pd.concat(parts).groupby(RUN)]
 
 
