@@ -99,3 +99,17 @@ def test_printed_command_is_understood(name, flags):
         args = module.tyro.cli(module.Args, args=words)
         if name.endswith("_continuous"):
             module.check_args(args, ())
+
+
+def headings(page):
+    """Return the anchors that a code host gives to the headings of a page."""
+    texts = re.findall(r"^#+ (.*)", re.sub(r"(?ms)^```.*?^```", "", page.read_text()), re.M)
+    return {re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in texts}
+
+
+@pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *ROOT.glob("*/*.md")], ids=lambda p: p.name)
+def test_links_between_pages_lead_somewhere(page):
+    for link, anchor in re.findall(r"\]\((?!\w+:)([^)#\s]*)#?([^)\s]*)\)", page.read_text()):
+        target = page.parent / link if link else page
+        assert target.exists(), link
+        assert not anchor or anchor in headings(target), f"{link}#{anchor}"
