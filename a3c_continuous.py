@@ -18,7 +18,7 @@ Departures from the paper:
 1. R bootstraps with V of the true last observation where a time limit ends an episode.
 2. Observations and rewards are normalised; gradients are clipped; weights start orthogonal.
 3. Advantages are GAE's, the paper's where λ = 1; RMSprop's ε, 1e-5, is outside the root.
-And in every script running episodes are cut each `checkpoint_interval` steps, as by a time limit.
+And running episodes are cut every `checkpoint_interval` steps, as by a time limit.
 
     python a3c_continuous.py --env-id Hopper-v4
 """

@@ -15,7 +15,7 @@ Actor: maximise E[Q(s, a)], a ~ π(·|s). Parent: svg0_continuous.py, from which
 Departures from the paper:
 1. z is drawn afresh, not inferred from the data; nothing is weighted by importance.
 2. Random steps first; actions squashed into the bounds.
-And in every script running episodes are cut each `checkpoint_interval` steps, as by a time limit.
+And running episodes are cut every `checkpoint_interval` steps, as by a time limit.
 
     python ac_reparam_continuous.py --env-id HalfCheetah-v4
 """

@@ -15,7 +15,7 @@ Departures from the paper:
 1. No prioritised replay: batches are uniform.
 2. The actors are `num_envs` environments in step with the learner, with one scale of noise.
 3. Networks, delays and Polyak averaging are the parent's; the learning rate is larger, n is 3.
-And in every script running episodes are cut each `checkpoint_interval` steps, as by a time limit.
+And running episodes are cut every `checkpoint_interval` steps, as by a time limit.
 
     python d4pg_continuous.py --env-id Hopper-v4
 """

@@ -12,7 +12,7 @@ Departures from the paper:
 1. Layers of 256, the action in the first; no batch norm, weight decay or special initialisation.
 2. Gaussian exploration noise, not Ornstein-Uhlenbeck; `learning_starts` random steps come first.
 3. From TD3: delayed updates (`policy_frequency`); target policy smoothing, off at `policy_noise` 0.
-And in every script running episodes are cut each `checkpoint_interval` steps, as by a time limit.
+And running episodes are cut every `checkpoint_interval` steps, as by a time limit.
 
     python ddpg_continuous.py --env-id Hopper-v4
 """

@@ -15,7 +15,7 @@ Departures from the paper:
 1. a - μ is in units of half the action range.
 2. Gaussian exploration noise, not Ornstein-Uhlenbeck; `learning_starts` random steps come first.
 3. Networks of DDPG's script, and its delayed updates of the target (`policy_frequency`).
-And in every script running episodes are cut each `checkpoint_interval` steps, as by a time limit.
+And running episodes are cut every `checkpoint_interval` steps, as by a time limit.
 
     python naf_continuous.py --env-id Hopper-v4
 """
@@ -112,7 +112,7 @@ class QNetwork(nn.Module):
 
 
 class Actor(nn.Module):
-    """μ(s): (batch, obs_dim) -> (batch, act_dim), which a critic knows: there its Q is highest."""
+    """μ(s): (batch, obs_dim) -> (batch, act_dim), read off the critic: there its Q is highest."""
 
     def __init__(self, critic):
         super().__init__()

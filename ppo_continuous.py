@@ -13,7 +13,7 @@ Departures from the paper:
 1. R bootstraps with V of the true last observation where a time limit ends an episode.
 2. Observations and rewards are normalised; gradients are clipped; weights start orthogonal.
 3. Advantages are normalised; the learning rate falls to 0; Adam's ε is 1e-5.
-And in every script running episodes are cut each `checkpoint_interval` steps, as by a time limit.
+And running episodes are cut every `checkpoint_interval` steps, as by a time limit.
 
     python ppo_continuous.py --env-id Hopper-v4
 """
@@ -224,7 +224,7 @@ def actor_loss(nets, data, args):
     policy_loss = -torch.min(ratio * advantages, clipped * advantages).mean()
     entropy = policy.entropy().sum(-1).mean()
     metrics = {"policy_loss": policy_loss, "entropy": entropy}
-    # an estimate of KL(π_old, π) without bias and of low variance   [Schulman 2020]
+    # an unbiased, low-variance estimate of KL(π_old, π)   [Schulman 2020]
     metrics["approx_kl"] = (ratio - 1 - log_ratio).mean()
     metrics["clipfrac"] = (ratio != clipped).float().mean()
     return policy_loss - args.ent_coef * entropy, metrics

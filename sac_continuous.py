@@ -15,7 +15,7 @@ Parent: svg0_continuous.py, from which it differs in
 
 Departures from the paper:
 1. Random steps come first, log σ is within -20 and 2, and the critics learn with a rate of 1e-3.
-And in every script running episodes are cut each `checkpoint_interval` steps, as by a time limit.
+And running episodes are cut every `checkpoint_interval` steps, as by a time limit.
 
     python sac_continuous.py --env-id Hopper-v4
 """

@@ -15,7 +15,7 @@ Parent: ddpg_continuous.py, from which it differs in
 Departures from the paper:
 1. z is drawn afresh, not inferred from the data; nothing is weighted by importance.
 2. A slow copy of the actor, delayed updates, random steps first; actions squashed into the bounds.
-And in every script running episodes are cut each `checkpoint_interval` steps, as by a time limit.
+And running episodes are cut every `checkpoint_interval` steps, as by a time limit.
 
     python svg0_continuous.py --env-id Hopper-v4
 """

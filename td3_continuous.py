@@ -14,7 +14,7 @@ Actor: maximise E[Q_1(s, μ(s))]. Parent: ddpg_continuous.py, from which it diff
 Departures from the paper:
 1. Layers of 256, Adam at 3e-4, batches of 256, 25,000 random steps: its authors' later settings.
 2. The smoothing noise is scaled to the action range and a' is clipped: the authors' code.
-And in every script running episodes are cut each `checkpoint_interval` steps, as by a time limit.
+And running episodes are cut every `checkpoint_interval` steps, as by a time limit.
 
     python td3_continuous.py --env-id Hopper-v4
 """

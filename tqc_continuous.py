@@ -16,7 +16,7 @@ Parent: sac_continuous.py, from which it differs in
 Departures from the paper:
 1. Two critics with two layers of 256, the parent's, where the paper has five with three of 512.
 2. Random steps come first, and the critics learn with a rate of 1e-3.
-And in every script running episodes are cut each `checkpoint_interval` steps, as by a time limit.
+And running episodes are cut every `checkpoint_interval` steps, as by a time limit.
 
     python tqc_continuous.py --env-id Hopper-v4
 """
