@@ -43,7 +43,7 @@ done
 whole='^[1-9][0-9]{0,8}$' own='^--(env[-_]id|seed|run[-_]name|resume|no[-_]resume)(=|$)'
 for name in seeds start_seed jobs; do
   [[ $name${!name} = start_seed0 || ${!name} =~ $whole ]] ||
-    die "--${name/_/-} must be a whole number of up to 9 digits, not '${!name}'"
+    die "--${name/_/-} must be a whole number, 1 to 999999999, not '${!name}'"
 done
 [[ ,$scripts,$env_ids, != *,,* && $env_ids != *[[:cntrl:]]* ]] ||
   die "a name in --scripts or --env-ids is empty or has a control character"
@@ -94,7 +94,7 @@ report() { # what `train` tells, and at the end what failed
   while read -r code name; do
     case $code in
       0) end=finished finished=$((finished + 1)) ;;
-      3 | 75 | 130 | 143) end="left with exit code $code" ;;
+      3 | 75 | 130 | 143) end="unfinished, exit code $code" ;;
       *) end="failed with exit code $code" left=1 failed="$failed $name" ;;
     esac
     printf '%d/%d %s %s\n' $((n += 1)) "$total" "$name" "$end"

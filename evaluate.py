@@ -14,12 +14,12 @@
 - A run may still be training: model.pt is written at each evaluation.
 - Its args.json names the script, which is looked for beside this file.
 - With the run's own seed and number of episodes the returns are those of its
-  last evaluation, exactly so on the CPU of the kind that it trained on.
+  last evaluation, exactly so on the kind of CPU that it trained on.
 - `std` divides by n - 1.
 - What --save writes plays as the run does. Loading it runs no code and needs
   no PyTorch. The run's arguments, commit and result are in its metadata.
-- Video and file are made after the returns are printed: one that fails costs
-  a line that says why, and exit code 2.
+- Video and file are made after the returns are printed: if one fails, a line
+  says why, and the exit code is 2.
 """
 
 import importlib.util
@@ -54,7 +54,7 @@ class Args:
     runs: tyro.conf.Positional[tuple[Path, ...]]  # folders of runs, or files that --save wrote
     best: bool = False  # play best_model.pt, of the best evaluation, not model.pt, of the last
     episodes: int | None = None  # how many, in environments of their own; None: as the run does
-    seed: int | None = None  # play what a run of this seed would play; None: of the run's own
+    seed: int | None = None  # play what a run of this seed would play; None: the run's own
     script: Path | None = None  # training script; None: the one named in args.json, beside this
     json: bool = False  # print JSON, which has the discounted returns too, not a table
     video: Path | None = None  # record one run's first episode: .mp4, or .gif of its first 5 s

@@ -289,7 +289,7 @@ def main(args: Args) -> None:
             fail(f"cannot write {args.out}: {error}")
     print(table[table.columns[:-1]].to_string(index=False, float_format="{:.1f}".format, na_rep=""))
     if "comparison" not in figures and data.groupby(RUN).ngroups > data.panel.nunique():
-        print(f"no comparison: it takes {MIN_SEEDS} runs of two scripts in one task. {stats.WORTH}")
+        print(f"no comparison: two scripts need {MIN_SEEDS} runs each in one task. {stats.WORTH}")
     print(f"{data.groupby(RUN).ngroups} run(s): {', '.join(figures)} and table in {args.out}")
 
 

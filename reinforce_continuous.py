@@ -10,7 +10,7 @@ Actor: ascend the policy gradient, E[(R - b) ∇log π(a|s)], with the return to
 and a baseline b: 0, the mean of R, or V(s). Critic, for the last: minimise ½E[(V(s) - R)²].
 Parent: a2c_continuous.py, from which it differs in
 1. whole episodes, one of each environment in an update, and their returns in place of estimates,
-2. the choice of a baseline; one environment, and a tenth of the gradient's norm.
+2. the choice of a baseline; one environment, and a tenth of the gradient bound.
 
 Departures from the paper:
 1. R bootstraps with V of the true last observation where a time limit ends an episode.
@@ -73,7 +73,7 @@ class Args:
     exp_name: str = Path(__file__).stem  # name of this experiment
     seed: int = 1  # seed of every random generator
     num_envs: int = 1  # environments stepped side by side; the steps of each count
-    max_episode_steps: int | None = None  # cut episodes here; None: the environment's own limit
+    max_episode_steps: int | None = None  # episode limit; None: the environment's own
     cuda: bool = True  # use a GPU if there is one
     torch_threads: int = 1  # CPU threads of PyTorch
     compile: bool = False  # compile the losses: a slow start, then faster; needs a C++ compiler
@@ -136,7 +136,7 @@ class Actor(nn.Module):
         self.register_buffer("action_bias", torch.as_tensor(action_high + action_low).float() / 2)
 
     def distribution(self, normalized):
-        """π(a|s) of normalised observations; ±1 are the bounds, to which it is not yet clipped."""
+        """π(a|s) of normalised observations; samples are not yet clipped to the bounds ±1."""
         return Normal(self.mu(normalized), self.log_std.exp(), validate_args=False)
 
     def forward(self, obs):
@@ -353,9 +353,9 @@ def make_envs(args, num_envs: int, wrappers=(), **kwargs) -> gym.vector.VectorEn
     boxes = all(isinstance(space, gym.spaces.Box) and len(space.shape) == 1 for space in spaces)
     half = spaces[1].high / 2 - spaces[1].low / 2 if boxes else np.zeros(1)
     if not ((half > 0) & (half < 1e38)).all() or spaces[1].dtype.kind != "f":
-        fail(f"{args.env_id} needs vectors, and as actions real numbers in finite bounds: {spaces}")
+        fail(f"{args.env_id} must have vectors, and float actions in finite bounds, not {spaces}")
     if re.search("<Normalize(Observation|Reward)<", str(envs.envs[0])):
-        fail(f"an evaluation or a resumed run would normalise differently: {envs.envs[0]}")
+        fail(f"remove the normaliser: evaluation and resume would differ: {envs.envs[0]}")
     return envs
 
 
@@ -483,7 +483,7 @@ class Run(ExitStack):
         self.name, self.dir = f"runs/{args.run_name}", self.runs / args.run_name
         self.command = f"python {Path(__file__).name} --resume --run-name {args.run_name}"
         if args.run_name == ".." or self.dir.name != args.run_name:
-            fail(f"--run-name must name a folder, not {args.run_name!r}")
+            fail(f"--run-name takes no path: {args.run_name!r}")
         with attempt(f"write {self.name}"):
             self.dir.mkdir(parents=True, exist_ok=True)
             if not args.resume and {*os.listdir(self.dir)} - {"lock"}:  # more than a failed start

@@ -14,7 +14,7 @@ Parent: svg0_continuous.py, from which it differs in
 3. a state-dependent standard deviation, no slow copy or delay of the actor, faster critics.
 
 Departures from the paper:
-1. Random steps come first, log σ is within -20 and 2, and the critics learn with a rate of 1e-3.
+1. Random steps come first, log σ lies in [-20, 2], and the critics learn at a rate of 1e-3.
 And running episodes are cut every `checkpoint_interval` steps, as by a time limit.
 
     python sac_continuous.py --env-id Hopper-v4
@@ -69,12 +69,12 @@ class Args:
     learning_starts: int = 5_000  # steps of uniformly random actions before learning starts
     policy_frequency: int = 1  # critic updates for each update of the actor and the targets
     alpha: float = 0.2  # weight α of the entropy, with --no-autotune
-    autotune: bool = True  # tune α, from 1 on, such that the policy's entropy is -dim(A)
+    autotune: bool = True  # tune α, initially 1, so that the policy's entropy is -dim(A)
     # the same in every script
     exp_name: str = Path(__file__).stem  # name of this experiment
     seed: int = 1  # seed of every random generator
     num_envs: int = 1  # environments stepped side by side; the steps of each count
-    max_episode_steps: int | None = None  # cut episodes here; None: the environment's own limit
+    max_episode_steps: int | None = None  # episode limit; None: the environment's own
     cuda: bool = True  # use a GPU if there is one
     torch_threads: int = 1  # CPU threads of PyTorch
     compile: bool = False  # compile the losses: a slow start, then faster; needs a C++ compiler
@@ -319,9 +319,9 @@ def make_envs(args, num_envs: int, wrappers=(), **kwargs) -> gym.vector.VectorEn
     boxes = all(isinstance(space, gym.spaces.Box) and len(space.shape) == 1 for space in spaces)
     half = spaces[1].high / 2 - spaces[1].low / 2 if boxes else np.zeros(1)
     if not ((half > 0) & (half < 1e38)).all() or spaces[1].dtype.kind != "f":
-        fail(f"{args.env_id} needs vectors, and as actions real numbers in finite bounds: {spaces}")
+        fail(f"{args.env_id} must have vectors, and float actions in finite bounds, not {spaces}")
     if re.search("<Normalize(Observation|Reward)<", str(envs.envs[0])):
-        fail(f"an evaluation or a resumed run would normalise differently: {envs.envs[0]}")
+        fail(f"remove the normaliser: evaluation and resume would differ: {envs.envs[0]}")
     return envs
 
 
@@ -449,7 +449,7 @@ class Run(ExitStack):
         self.name, self.dir = f"runs/{args.run_name}", self.runs / args.run_name
         self.command = f"python {Path(__file__).name} --resume --run-name {args.run_name}"
         if args.run_name == ".." or self.dir.name != args.run_name:
-            fail(f"--run-name must name a folder, not {args.run_name!r}")
+            fail(f"--run-name takes no path: {args.run_name!r}")
         with attempt(f"write {self.name}"):
             self.dir.mkdir(parents=True, exist_ok=True)
             if not args.resume and {*os.listdir(self.dir)} - {"lock"}:  # more than a failed start

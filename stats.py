@@ -21,7 +21,7 @@ MIN_SEEDS = 5  # for a bootstrap interval, and for a comparison
 NUMBERS = ["mean", "std", "iqm", "low", "high"]  # columns of the table
 ROOT = Path(__file__).parent
 PUBLISHED = ROOT / "results" / "published.csv"
-WORTH = "In one task, of equal pairs 20 % seem to differ with 3 runs, 10 % with 5, 6 % with 10."
+WORTH = "In one task, 20 % of equal pairs seem to differ with 3 runs, 10 % with 5, 6 % with 10."
 # a row an algorithm: the script it comes from, its family, its names, its line in figures
 ALGORITHMS = pd.read_csv(ROOT / "docs" / "algorithms.csv", index_col=0, keep_default_na=False)
 

@@ -1,6 +1,6 @@
 """How much of its time a trained HalfCheetah is on its back.
 
-A torso that is turned by more than a quarter is on its back. One line a run: its return, the share.
+A torso turned by more than a quarter turn is on its back. One line a run: its return, the share.
 
     python benchmarks/upside_down.py runs/NAME ...
 """

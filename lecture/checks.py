@@ -88,7 +88,7 @@ def check_forward(script, name):
         value = plain(getattr(networks(script), net)(*x))
         hint = "Which layers are there, in which order, and what stands between them?"
         if kind == "s of a rollout":
-            hint = "`make_batch` gives all states at once: (num_steps, num_envs, obs_dim)."
+            hint = "`make_batch` gives states as (2, num_steps, num_envs, obs_dim)."
         mistakes = [("One number for each sample: shape (batch,).", value[..., None])]
         mistakes += [("One number for each sample, for a batch of 1, too.", value.squeeze())]
         if net == "qf1":
@@ -109,7 +109,7 @@ def check_distribution(script, name):
     """Density and samples of the policy; float64; extreme means and spreads."""
     (s,), a, squashed = inputs("actor", "s"), DENSITY_AT, hasattr(script, "TanhTransform")
     policy = networks(script).actor.distribution(s)
-    rows = "The losses add log π over the dimensions of an action: it has their shape here."
+    rows = "The losses sum log π over dimensions: here, return one for each dimension."
     mistakes = [(rows, policy.log_prob(a).sum(-1))]
     if squashed:
         each = script.TransformedDistribution(policy.base_dist.base_dist, policy.transforms)
@@ -120,7 +120,7 @@ def check_distribution(script, name):
     given = {"s": s, "a": a}
     hint = "Which Gaussian is it: with which mean, and which σ?"
     if squashed:
-        hint = "Which distribution has u, and how does u become a?"
+        hint = "How is u distributed, and how does u become a?"
     yield case(script, "distribution", given, hint, mistakes)
     if squashed:
         double = {"s, float64": s, "a": a}
@@ -141,7 +141,7 @@ def check_sample(script, name):
     pair = isinstance(nets.actor.sample(data.observations), tuple)
     a, _ = draw(nets, data.observations)
     unit, within = plain(to_unit(a)), "π draws within ±1: what do scale and bias do?"
-    units = "log π is the density of tanh(u), within ±1: of which a was it taken?"
+    units = "log π is the density of tanh(u), within ±1: at which a was it taken?"
     mistakes = [(within, unit), (within, unit * SCALE), (within, unit + BIAS)]
     mistakes += [("Is that drawn at random?", nets.actor(data.observations))]
     mistakes += [(units, np.full(4, np.nan)), ("rsample or sample: which has a gradient?", False)]
@@ -226,7 +226,7 @@ def check_critic_loss(script, name):
         hints = dict.fromkeys(
             [f"y of {net}" for net in critics(nets)], "Compare y with its equation, term by term."
         )
-        hints["loss"] = "y is right. Is the loss the mean of the squared errors, of all critics?"
+        hints["loss"] = "y is right. Is the loss the sum of the critics' mean squared errors?"
         hints["networks with a gradient"] = "y is a constant: which lines must not be traced?"
         yield case(script, "critic_loss", given, hints, mistakes, **settings)
     if hasattr(script.Args, "estimator"):
@@ -248,7 +248,7 @@ def check_critic_loss(script, name):
 
 
 EACH = "Has each sample and each dimension noise of its own, of the right size?"
-PATHWISE = "The gradient goes from Q through the action into the policy's weights: is the way free?"
+PATHWISE = "The gradient goes from Q through the action into the policy's weights: is it cut off?"
 ACTOR_CASES = {
     "ac_reparam": [
         ({}, PATHWISE),
@@ -280,7 +280,7 @@ def check_actor_loss(script, name):
         own = MEASURES["actor_loss"](script, **settings)
         loss, hints = plain(own["loss"]), dict.fromkeys(own, hint)
         if given.get("autotune"):
-            hints["loss"] = "E[-α (log π + H₀)], H₀ = -dim(A), is added: is it, in the code?"
+            hints["loss"] = "Is E[-α (log π + H₀)], H₀ = -dim(A), added in the code?"
         values = [q[0], q[-1], q.max(0), q.min(0)]
         now = q.min(0) if script.__name__ == "sac" else q[0]
         given_actions = q_values(nets, "", obs, data.actions)[0]
@@ -292,7 +292,7 @@ def check_actor_loss(script, name):
             ("Is the loss the mean over the batch?", 4 * loss),
             ("The actor follows the critic that learns: which one is that?", -slow[0].mean()),
             ("Whose actions are judged, the batch's or the actor's?", -given_actions.mean()),
-            ("log π is the density of tanh(u), within ±1: of which a was it taken?", np.nan),
+            ("log π is the density of tanh(u), within ±1: at which a was it taken?", np.nan),
             (
                 "π draws within ±1: which actions does a critic know?",
                 loss + (now - unit_now).mean(),
@@ -318,7 +318,7 @@ def check_polyak_update(script, name):
             "network": "weights [1, 4], bias 1",
             "target": "weights [10, 10], bias 6",
         }
-        part = "Every parameter of the target moves a part τ of its way."
+        part = "Every target parameter moves a fraction τ of the way."
         hints = {
             "weights of the network": "Which of the two networks follows the other?",
             "weights of the target": part,
@@ -342,7 +342,7 @@ def check_estimate_advantages(script, name):
             given |= {f"{i}: {name}": 1 * ROLLOUT[name][:, i] for name in list(ROLLOUT)[1:]}
         hint = "At λ = 0, A is the TD error: the reward, the value after and that before the step."
         if lam > 0:
-            hint = "A sums the TD errors from its step on, each weighted by γλ more. Until when?"
+            hint = "A sums TD errors from its step on, each with one more factor γλ. Until when?"
         limit = "A time limit is no termination: what would have followed has a value."
         mistakes = [
             (limit, (r + 0.9 * (1 - dones) * after - v)[:, 0]),
@@ -361,7 +361,7 @@ def check_value_loss(script, name):
     nets, data, _ = ppo_setup(script)
     v, R = plain(nets.critic(data.observations)), plain(data.returns)
     mistakes = [
-        ("Which factor has the equation?", ((v - R) ** 2).mean()),
+        ("What factor has the loss in it?", ((v - R) ** 2).mean()),
         ("(4, 1) and (4,) make (4, 4).", 0.5 * ((v - R[:, None]) ** 2).mean()),
     ]
     hint = "The error is that of V(s) against R."
@@ -391,7 +391,7 @@ def check_surrogate(script, name):
         mistakes = [
             ("An optimizer makes a loss smaller: which way is better?", (ratio * a).mean()),
             ("Which of two probabilities is divided by which?", -(a / ratio).mean()),
-            ("Which of both products is the cautious one?", -np.maximum(ratio * a, clipped).mean()),
+            ("Which product is the cautious one?", -np.maximum(ratio * a, clipped).mean()),
             ("When is ρA itself too good to be used?", -(ratio * a).mean()),
             ("When is the clipped product too good to be used?", -clipped.mean()),
             ("Eq. 1 is misprinted: what is its gradient at ρ = 1?", -(surrogate * log_prob).mean()),

@@ -45,7 +45,7 @@ def parse(path: Path):
     command = re.search(r"python (\w+)_continuous\.py", ast.get_docstring(tree) or "")
     if command and command[1] in EXERCISES:
         return tree, command[1]
-    fail(f"{path} has the docstring of no script that is an exercise ({', '.join(EXERCISES)})")
+    fail(f"{path} is no exercise: its docstring names none of {', '.join(EXERCISES)}")
 
 
 # ---- The real script ----
@@ -159,7 +159,7 @@ def try_with(tree, algorithm: str, name: str, others=()) -> None:
         for own in () if BUNDLE else (name, *others):
             install(script, tree, own)
     except BaseException as error:
-        raise Wrong(described(error), "Is the file itself right, without the grader?") from None
+        raise Wrong(described(error), "Does the file run without the grader?") from None
     for case in expected(algorithm, name):
         compare(script, **case)
 

@@ -205,7 +205,7 @@ def test_stops_let_the_runs_save(matrices):
     for code, matrix, launcher in zip(codes, matrices, launchers, strict=True):
         done = finish(launcher)
         assert (done.returncode, matrix.alive()) == (code, [])
-        assert done.out.count("left with exit code 75\n") == 2
+        assert done.out.count("unfinished, exit code 75\n") == 2
         assert done.out.endswith("\n0 of 12 finished\n")
         events = Counter(line.event for line in matrix.diary())
         assert events == {"start": 2, "SIGTERM": 2, "end": 2}  # a second SIGTERM would be the end
@@ -226,7 +226,7 @@ def test_matrix_survives(matrix):
     os.killpg(launcher.pid, signal.SIGKILL)  # its runs go on to their end, no other starts
     launcher.wait()
     beside = matrix.run("--scripts", "ddpg", "--env-ids", "A-v1", "--seeds", 1)
-    assert (beside.returncode, "left with exit code 3\n" in beside.out) == (75, True)
+    assert (beside.returncode, "unfinished, exit code 3\n" in beside.out) == (75, True)
     launcher = matrix.start(*TWELVE, STEP_TIME=0.2)
     for first, signals in (2, ["KILL", "KILL"]), (4, ["INT", "TERM"]):
         matrix.wait_for("start", first + 2)
@@ -339,7 +339,7 @@ def test_real_script(matrix):
     launcher = matrix.start(*flags, "InvertedPendulum-v4", *extra, 10**8)
     wait_for((run_dir / "train.log").exists)
     launcher.terminate()  # before it can save
-    assert finish(launcher).out.count("left with exit code 143\n") == 1
+    assert finish(launcher).out.count("unfinished, exit code 143\n") == 1
     launcher = matrix.start(*flags, "InvertedPendulum-v4", *extra, 10**8)
     wait_for(lambda: list(run_dir.glob("events*")))
     launcher.send_signal(signal.SIGINT)

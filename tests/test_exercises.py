@@ -196,7 +196,7 @@ MISTAKES = [
     ("td3 critic_loss", "nets.qf2_target(data.next_observations, next_state_actions)",
      "nets.qf2_target(data.next_observations, nets.target_actor(data.next_observations))",
      "the same a'"),
-    ("td3 actor_loss", "(data.observations))", "(data.observations).detach())", "way free"),
+    ("td3 actor_loss", "(data.observations))", "(data.observations).detach())", "cut off"),
     ("td3 actor_loss", "nets.qf1(data.observations, nets.actor(data.observations))",
      "torch.min(nets.qf1(data.observations, nets.actor(data.observations)), "
      "nets.qf2(data.observations, nets.actor(data.observations)))", "two critics"),
@@ -444,8 +444,8 @@ BAD_FILES = {
     "null bytes": (b"x = 1\0", "file"),
     "not UTF-8": (b"\xff\xfe\xff", "no Python file"),
     "nested": (b"x = " + b"-" * 50_000 + b"1", "no Python file"),
-    "empty": (b"", "docstring of no script"),
-    "another script": (source("naf").encode(), "docstring of no script"),
+    "empty": (b"", "is no exercise"),
+    "another script": (source("naf").encode(), "is no exercise"),
 }
 
 

@@ -492,12 +492,12 @@ def test_no_verdict_from_fewer_than_five_runs(tmp_path, capsys):
     for seed in range(4):
         write(tmp_path / "runs" / f"ddpg{seed}", {10: seed}, seed=seed)
         plot.main(plot.Args((tmp_path / "runs",), tmp_path / "out"))
-        told = "it takes 5 runs of two scripts in one task. " in capsys.readouterr().out
+        told = "two scripts need 5 runs each in one task. " in capsys.readouterr().out
         assert told == (seed > 0)
         mine = {"exp_name": "mine_continuous", "seed": seed}
         write(tmp_path / "runs" / f"mine{seed}", {10: 100 + seed}, **mine)
     plot.main(plot.Args((tmp_path / "runs",), tmp_path / "out"))
-    assert "20 % seem to differ with 3 runs" in capsys.readouterr().out
+    assert "20 % of equal pairs seem to differ with 3 runs" in capsys.readouterr().out
     assert not (tmp_path / "out" / "comparison.png").exists()
 
 

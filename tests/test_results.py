@@ -121,7 +121,7 @@ def test_table_of_intervals_has_all_that_plot_py_draws(worth):
     assert [*worth] == [2, 3, 4, 5, 10]
     for runs, (band, *_) in worth.items():
         assert band == ("worst to best run" if runs < stats.MIN_SEEDS else "bootstrap interval")
-    shares = re.findall(r"(\d+) % (?:seem to differ )?with (\d+)", stats.WORTH)
+    shares = re.findall(r"(\d+) % (?:of equal pairs seem to differ )?with (\d+)", stats.WORTH)
     assert {int(n): int(share) / 100 for share, n in shares} == {n: worth[n][2] for n in (3, 5, 10)}
     seeds = [*range(3), *range(5)]
     legend = plot.caption(

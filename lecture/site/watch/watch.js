@@ -153,7 +153,7 @@ function paint(player) {
   bars(canvas.joints, player, u, gradient);
   plot(canvas.along, [-edge, edge], curves, mark("a", BLUE, u), mark("μ", GREY, policy.squashed ? mu.map(Math.tanh) : mu));
   const lines = [[policy.onPolicy ? "V" : "Q", BLUE, log.map(({ expected }, t) => [t, expected])]];
-  if (player.over) lines.push(["the return that came", ORANGE, player.came().map((y, t) => [t, y])]);
+  if (player.over) lines.push(["discounted return", ORANGE, player.came().map((y, t) => [t, y])]);
   plot(canvas.time, [0, Math.max(100, log.length)], lines);
   const Z = atoms?.map((p, i) => [policy.atoms[i], p]);
   if (atoms) plot(canvas.atoms, [Z[0][0], Z.at(-1)[0]], [["Z", GREEN, Z, "area"]], ["Q", BLUE, q[0]]);
