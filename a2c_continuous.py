@@ -65,7 +65,7 @@ class Args:
     anneal_lr: bool = True  # let the learning rate fall linearly to 0 at `total_timesteps`
     num_steps: int = 32  # steps of each environment in a rollout
     gamma: float = 0.99  # discount factor γ
-    gae_lambda: float = 0.95  # λ of GAE: 0 is one-step TD, 1 the empirical return
+    gae_lambda: float = 0.95  # λ of GAE: 0 is one-step TD, 1 all rewards of the rollout
     ent_coef: float = 0.0  # weight of the policy's entropy in the objective
     vf_coef: float = 0.5  # weight of the critic's loss
     max_grad_norm: float = 0.5  # largest norm of the gradient of all parameters

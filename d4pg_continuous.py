@@ -13,7 +13,7 @@ Actor: maximise E[Q(s, μ(s))], Q = E[Z]. Parent: ddpg_continuous.py, from which
 
 Departures from the paper:
 1. No prioritised replay: batches are uniform.
-2. The actors are `num_envs` environments in step with the learner, with one scale of noise.
+2. The actors are `num_envs` environments in step with the learner; noise of 0.1, not 0.3.
 3. Networks, delays and Polyak averaging are the parent's; the learning rate is larger, n is 3.
 And running episodes are cut every `checkpoint_interval` steps, as by a time limit.
 

@@ -62,7 +62,7 @@ class Args:
     anneal_lr: bool = True  # let the learning rate fall linearly to 0 at `total_timesteps`
     num_steps: int = 2048  # steps of each environment in a rollout
     gamma: float = 0.99  # discount factor γ
-    gae_lambda: float = 0.95  # λ of GAE: 0 is one-step TD, 1 the empirical return
+    gae_lambda: float = 0.95  # λ of GAE: 0 is one-step TD, 1 all rewards of the rollout
     num_minibatches: int = 32  # minibatches that a rollout is split into
     update_epochs: int = 10  # passes over a rollout
     norm_adv: bool = True  # normalise the advantages of each minibatch

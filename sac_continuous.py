@@ -7,7 +7,7 @@
 """Soft Actor-Critic (SAC), Haarnoja et al. 2018, arXiv:1812.05905.
 
 Critics: minimise E[(Q_i(s,a) - y)²], y = r + γ(1-d) (min_i Q_i'(s', a') - α log π(a'|s')), a' ~ π.
-Actor: maximise E[min_i Q_i(s, a) - α log π(a|s)], a ~ π(·|s); α such that π has entropy -dim(A).
+Actor: maximise E[min_i Q_i(s, a) - α log π(a|s)], a ~ π(·|s); α keeps π's entropy at -dim(A).
 Parent: svg0_continuous.py, from which it differs in
 1. entropy: a bonus in target and objective, its weight α tuned by gradient descent,
 2. twin critics, with the minimum of both in target and objective,

@@ -8,7 +8,7 @@
 
 Critics: quantile regression of Z_i(s,a) on the targets y_k = r + γ(1-d) (z_k - α log π(a'|s')),
 where z_k are the quantiles of all Z_i'(s', a'), a' ~ π, but the largest. Q_i = E[Z_i].
-Actor: maximise E[mean_i Q_i(s, a) - α log π(a|s)], a ~ π(·|s); α such that π has entropy -dim(A).
+Actor: maximise E[mean_i Q_i(s, a) - α log π(a|s)], a ~ π(·|s); α keeps π's entropy at -dim(A).
 Parent: sac_continuous.py, from which it differs in
 1. distributional critics: 25 quantiles each, fitted by the quantile Huber loss,
 2. no minimum: the target leaves out the largest quantiles, the actor climbs the mean of the Q_i.
