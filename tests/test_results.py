@@ -75,7 +75,7 @@ def test_tables_are_what_the_data_say(tmp_path, monkeypatch):
         assert f"| **PPO**, 3 runs | {' | '.join(cells)} |\n" in block
         last = cell("td3", body, 1_000_448) if body == "Hopper-v4" else ""
         cells = [cell("td3", body, step) for step in (100_000, 300_000)]
-        assert f"| **TD3**, 3 runs | {' | '.join(cells)} | {last} |\n| Spinning Up (" in block
+        assert f"| **TD3**, 3 runs | {' | '.join(cells)} | {last} |\n| CleanRL (" in block
 
 
 def test_committed_data_make_the_committed_files(tmp_path):
