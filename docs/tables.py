@@ -1,7 +1,7 @@
 """Write the tables of results/curves.csv into the pages that show them: python docs/tables.py.
 
 README.md: the evaluations at the last step that all runs of a script have reached. docs/results.md:
-those at three steps, with others'.
+those at three steps, with others', then results/apart.csv's.
 The page of a script, where it has the marks: those of each seed.
 """
 
@@ -60,7 +60,7 @@ def by_script(data) -> str:
     return markdown(["script", "paper", *bodies, "steps", "runs", "hours"], 2, rows)
 
 
-def by_step(data) -> str:
+def by_step(data, beside: bool) -> str:
     """Return a table an environment: a column a step, below each script what others publish."""
     text = ""
     for environment, table in stats.tabulate(data, STEPS).groupby("environment"):
@@ -70,7 +70,7 @@ def by_step(data) -> str:
             cells = [cell(row) for _, row in own.reindex(steps).iterrows()]
             runs = "one run" if own.seeds.max() == 1 else f"{span(own.seeds)} runs"
             rows.append([f"**{stats.title(curve)}**, {runs}", *cells])
-            others = stats.published(curve, environment, steps)
+            others = stats.published(curve, environment, steps) if beside else {}
             rows += [[source, *cells] for source, cells in others.items()]
         text += markdown([environment, *map(short, steps)], 1, rows) + "\n"
     return text.removesuffix("\n")
@@ -90,14 +90,18 @@ def by_seed(runs) -> str:
 
 
 def pages() -> dict[Path, str]:
-    """Return each page with its table renewed, between <!-- table --> and <!-- /table -->."""
-    data = plot.read(plot.Args((ROOT / "results" / "curves.csv",)))
-    tables = {ROOT / "README.md": by_script(data), ROOT / "docs" / "results.md": by_step(data)}
-    tables |= {ROOT / "docs" / f"{name}.md": by_seed(own) for name, own in data.groupby("script")}
+    """Return each page with its tables renewed, between <!-- table --> and <!-- /table -->."""
+    data, apart = [
+        plot.read(plot.Args((ROOT / "results" / name,))) for name in ("curves.csv", "apart.csv")
+    ]
+    results = [by_step(data, True), by_step(apart, False)]
+    tables = {ROOT / "README.md": [by_script(data)], ROOT / "docs" / "results.md": results}
+    tables |= {ROOT / "docs" / f"{name}.md": [by_seed(own)] for name, own in data.groupby("script")}
     renewed = {}
-    for page, table in tables.items():
-        marked, text = r"(?<=<!-- table -->\n).*?(?=<!-- /table -->)", page.read_text("utf-8")
-        renewed[page] = re.sub(marked, table, text, flags=re.DOTALL)
+    for page, parts in tables.items():
+        marked, new = r"(?<=<!-- table -->\n).*?(?=<!-- /table -->)", iter(parts)
+        text = page.read_text("utf-8")
+        renewed[page] = re.sub(marked, lambda _, new=new: next(new), text, flags=re.DOTALL)
     return renewed
 
 

@@ -24,7 +24,7 @@ def test_pages_have_the_tables_that_the_data_make():
     for page, text in pages.items():
         assert text == page.read_text(), page.name
     marked = {page.name for page, text in pages.items() if text.count("<!-- table -->") == 1}
-    names = "README", "results", "svg0", "d4pg", "naf", "ppo", "reinforce", "a3c"
+    names = "README", "svg0", "d4pg", "naf", "ppo", "reinforce", "a3c"
     assert marked == {f"{name}.md" for name in names}
 
 
@@ -46,8 +46,12 @@ def test_tables_are_what_the_data_say(tmp_path, monkeypatch):
     (tmp_path / "results").mkdir()
     (tmp_path / "docs").mkdir()
     (tmp_path / "results" / "curves.csv").write_text("\n".join(lines))
+    apart = lines[0], "td3,,Walker2d-v4,,1,300000,1,700,0"
+    (tmp_path / "results" / "apart.csv").write_text("\n".join(apart))
     for name in "README.md", "docs/results.md", "docs/ppo.md", "docs/sac.md", "docs/td3.md":
         (tmp_path / name).write_text("a\n<!-- table -->\nold\n<!-- /table -->\nb\n")
+    results = tmp_path / "docs" / "results.md"
+    results.write_text(2 * results.read_text())
     (tmp_path / "docs" / "performance.md").write_text("| TD3 | 500 | 1 |\n| PPO | 1000 | 1 |\n")
     monkeypatch.setattr(tables, "ROOT", tmp_path)
     readme, results, ppo, sac, _ = tables.pages().values()
@@ -68,6 +72,9 @@ def test_tables_are_what_the_data_say(tmp_path, monkeypatch):
     assert "| Hopper-v4 | 100k | 500 | 500 | 500 |\n" in sac
     assert "`](docs/td3.md) | Fujimoto et al. 2018 |" in readme
     assert re.match(r"a\n<!-- table -->\n\| script .*\n<!-- /table -->\nb\n$", readme, re.DOTALL)
+    results, apart = results.split("b\n", 1)
+    table = "| Walker2d-v4 | 300k |\n| --- | --: |\n| **TD3**, one run | 700 |\n"
+    assert apart == f"a\n<!-- table -->\n{table}<!-- /table -->\nb\n"  # and nothing published
     blocks = dict(zip(tables.BODIES, results.split("\n\n"), strict=True))
     for body, block in blocks.items():
         assert f"| {body} | 100k | 300k | 1M |\n" in block
