@@ -81,7 +81,7 @@ def test_every_episode_is_logged_with_its_own_length(quick):
         ({"env_id": "toy/Unbounded-v0"}, "finite bounds"),
         ({"env_id": "toy/Huge-v0"}, "finite bounds"),
         ({"env_id": "toy/Equal-v0"}, "finite bounds"),
-        ({"env_id": "toy/Integer-v0"}, "real numbers"),
+        ({"env_id": "toy/Integer-v0"}, "float actions"),
         ({"env_id": "toy/Speechless-v0"}, "AssertionError"),
         ({"env_id": "toy/Only-v0"}, "only one at a time"),
         ({"env_id": "toy/Normalized-v0", "num_envs": 2}, "NormalizeReward"),

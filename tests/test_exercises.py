@@ -252,7 +252,7 @@ MISTAKES = [
     ("ppo Actor.distribution", "self.log_std.exp()", "self.log_std", "Gaussian"),
     ("ppo Actor.distribution", "Normal(self.mu(normalized), self.log_std.exp(), "
      "validate_args=False)", "torch.distributions.Independent(Normal(self.mu(normalized), "
-     "self.log_std.exp()), 1)", "add log π"),
+     "self.log_std.exp()), 1)", "sum log π"),
     ("ppo estimate_advantages", "(1 - rollout.terminations)", "1", "termination"),
     ("ppo estimate_advantages", "deltas = rewards", "deltas = rollout.rewards", "scaled for V"),
     ("ppo estimate_advantages", "- rollout.dones)", "- rollout.terminations)", "Until when"),
