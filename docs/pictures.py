@@ -52,6 +52,11 @@ def overestimation(path: Path) -> None:
     draw(data, path, "Q, and discounted return")
 
 
+def longer(path: Path) -> None:
+    """The runs of docs/results.md's second table."""
+    draw(plot.read(plot.Args((ROOT / "results" / "apart.csv",))), path)
+
+
 def first_run(path: Path) -> None:
     """Do what README tells to do first. What it prints goes into README."""
     readme = ROOT / "README.md"
@@ -140,6 +145,10 @@ PICTURES = {
     "results/overestimation.png": (
         overestimation,
         lambda: (ROOT / "results" / "q_values.csv").read_text() + figure(),
+    ),
+    "results/longer.png": (
+        longer,
+        lambda: (ROOT / "results" / "apart.csv").read_text() + figure(),
     ),
 } | {
     f"results/ppo_{body}.gif": (

@@ -27,6 +27,7 @@ CHANGES = [
     ("ppo_continuous.py", "ratio.clamp", "ratio.clip", ["docs/first_run.png"]),
     ("lecture/site/style.css", "0.84rem", "0.8rem", ["docs/site.png"]),
     ("results/q_values.csv", "\ntd3,,", "\nsac,,", ["results/overestimation.png"]),
+    ("results/apart.csv", "\ntd3,,", "\nsac,,", ["results/longer.png"]),
 ]
 
 
@@ -35,7 +36,7 @@ def test_change_makes_old_what_shows_it(tmp_path, monkeypatch, file, old, new, s
     for name in "lecture", "policies":
         shutil.copytree(ROOT / name, tmp_path / name)
     (tmp_path / "results").mkdir()
-    for path in [*ROOT.glob("*_continuous.py"), ROOT / "results" / "q_values.csv"]:
+    for path in [*ROOT.glob("*_continuous.py"), *ROOT.glob("results/*.csv")]:
         shutil.copy(path, tmp_path / path.relative_to(ROOT))
     before, text = pictures.digests(), (tmp_path / file).read_text()
     assert old in text
