@@ -27,7 +27,7 @@ CHANGES = [
     ("ppo_continuous.py", "ratio.clamp", "ratio.clip", ["docs/first_run.png"]),
     ("lecture/site/style.css", "0.84rem", "0.8rem", ["docs/site.png"]),
     ("results/q_values.csv", "\ntd3,,", "\nsac,,", ["results/overestimation.png"]),
-    ("results/apart.csv", "\ntd3,,", "\nsac,,", ["results/longer.png"]),
+    ("results/apart.csv", "\nddpg,,", "\nsvg0,,", ["results/longer.png"]),
 ]
 
 
