@@ -47,7 +47,7 @@ import time
 import warnings
 import zipfile
 from contextlib import ExitStack, closing, contextmanager, suppress
-from importlib.metadata import version
+from importlib.metadata import distributions
 
 import gymnasium as gym
 from filelock import FileLock, Timeout
@@ -380,6 +380,7 @@ def save(path: Path, content: dict) -> None:
             temporary.write_text(json.dumps(content, indent=2))
         else:
             torch.save(content, temporary)
+            torch.load(temporary, "cpu", weights_only=True, mmap=True)  # as a resumed run will
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -447,8 +448,8 @@ class Run(ExitStack):
         self.open_folder()
         old, self.progress = load(self.dir / "args.json"), load(self.dir / "result.json")
         now = json.loads(json.dumps(vars(args) | {"script": Path(__file__).name}))  # as in the file
-        for name, value in now.items():
-            if old and name not in ("resume", "total_timesteps") and old.get(name) != value:
+        for name, value in now.items() if old else ():
+            if old.get(name) != value and name not in ("resume", "run_name", "total_timesteps"):
                 fail(f"{self.name} has {name} {old.get(name, '(not known)')}, you gave {value}")
         self.global_step = self.progress.get("step", 0)
         if self.global_step >= args.total_timesteps:
@@ -466,7 +467,7 @@ class Run(ExitStack):
         if args.resume and not args.run_name:
             fail("--resume needs --run-name")
         default = f"{args.env_id}__{args.exp_name}__{args.seed}__{now}"
-        args.run_name = args.run_name or re.sub(r"[/\\:]", "-", default)
+        args.run_name = args.run_name or re.sub(r"[/\\:\s]", "-", default)
         self.name, self.dir = f"runs/{args.run_name}", self.runs / args.run_name
         self.command = f"python {Path(__file__).name} --resume --run-name {args.run_name}"
         if args.run_name == ".." or self.dir.name != args.run_name:
@@ -510,11 +511,11 @@ class Run(ExitStack):
 
     def start(self) -> None:
         """Write args.json, with what else bears on the results; catch signals; open the log."""
-        names = "torch", "numpy", "gymnasium", "mujoco", "stable-baselines3"
         git = {"cwd": Path(__file__).parent, "shell": True, "capture_output": True, "text": True}
-        commit = subprocess.run("git rev-parse -q --verify HEAD", **git).stdout.strip() or None
+        commit = subprocess.run("git describe --always --abbrev=40 --dirty", **git).stdout.strip()
         about = {"script": Path(__file__).name, "git_commit": commit, "device": str(self.device)}
-        about["versions"] = {name: version(name) for name in names}
+        with suppress(Exception):  # a package that is not whole
+            about["versions"] = dict(sorted((p.name, p.version) for p in distributions()))
         save(self.dir / "args.json", vars(self.args) | about)
         (self.dir / "result.json").unlink(missing_ok=True)
         with suppress(ValueError):  # in another thread than the main one, which gets the signals
@@ -530,11 +531,12 @@ class Run(ExitStack):
         self.bar = self.enter_context(tqdm(total=total, initial=step, **bar))
         self.log_time = time.perf_counter()
         self.start_time = self.log_time - self.progress["seconds"]
+        self.save_checkpoint()  # what can't be saved ends the run here
 
     def stop(self, signum, _):
-        """Let SIGTERM or Ctrl-C end the run after the step; a second one ends it at once."""
+        """Let SIGTERM or Ctrl-C end the run after the step; a Ctrl-C after that ends it at once."""
         self.stops.append(signum)
-        signal.signal(signum, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def begin_segment(self):
         """Seed every generator from (seed, global_step), reset the environments, return `obs`."""
@@ -621,8 +623,7 @@ class Run(ExitStack):
         returns, n = scores["episodic_return"], self.args.eval_episodes
         mean, std = float(returns.mean()), float(returns.std(ddof=n > 1))
         self.log("eval/episodic_return_std", std)
-        progress |= {"eval_step": self.global_step, "eval_episodes": n}
-        progress |= {"eval_mean": mean, "eval_std": std}
+        progress.update(eval_step=self.global_step, eval_episodes=n, eval_mean=mean, eval_std=std)
         if "success_rate" in scores:
             progress["eval_success_rate"] = float(scores["success_rate"].mean())
         save(self.dir / "model.pt", nets.state_dict())

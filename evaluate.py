@@ -198,7 +198,7 @@ def save(run: Path, args: Args, played: dict) -> None:
         open_run(run, args, 1) as (*_, nets),
     ):
         about = read_about(run)
-        about["played"] = {"episodes": len(played["returns"])}
+        about["played"] = {"episodes": len(played["returns"]), "seed": args.seed, "best": args.best}
         about["played"] |= {"mean": played["mean"], "std": played["std"]}
         about = {name: json.dumps(value) for name, value in about.items()}
         Path(tmp, "file").write_bytes(safetensors(kept(nets), about))

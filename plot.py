@@ -95,8 +95,9 @@ def select(scalars: pd.DataFrame, tag: str) -> pd.DataFrame:
 def read_run(run_dir: Path, tags) -> pd.DataFrame:
     """Return a run's points, each with RUN and the arguments that may make another curve of it."""
     own = json.loads((run_dir / "args.json").read_text())
-    name = {"script": own["exp_name"].removesuffix("_continuous"), "env_id": str(own["env_id"])}
-    name |= {"max_episode_steps": str(own.get("max_episode_steps") or ""), "seed": int(own["seed"])}
+    script = own["exp_name"].removesuffix("_continuous").strip() or "(none)"
+    name = {"script": script, "env_id": str(own["env_id"]), "seed": int(own["seed"])}
+    name["max_episode_steps"] = str(own.get("max_episode_steps") or "")
     # a learning rate that falls to 0 at the end depends on where the end is
     same = SAME - {"total_timesteps"} if own.get("anneal_lr") else SAME
     name |= {f"--{key}": str(own[key]) for key in own if key not in same}
@@ -191,7 +192,7 @@ def caption(data: pd.DataFrame) -> str:
         bands.append("95 % bootstrap interval of 5 or more (of 5: right in 9 of 10 cases)")
     text = "each averaged over 5 % of the steps"
     number = " to ".join(map(str, sorted({seeds.min(), seeds.max()})))
-    line = f"line: interquartile mean of {number} runs, {text}, thin where some end earlier"
+    line = f"line: interquartile mean of {number} runs, {text}, thin where some are not there"
     return f"{line}; band: {', or '.join(bands)}" if bands else f"runs, {text}"
 
 
@@ -202,9 +203,11 @@ def draw_curve(ax, curve: pd.DataFrame, look: dict, width: float) -> None:
     dots = {"marker": "o", "ms": 3} if one or width == 0 else {}
     ax.fill_between(lines.index, lines.low, lines.high, color=look["color"], alpha=0.15, lw=4 * one)
     whole = lines.seeds == curve.seed.nunique()
-    if lines.index[-1] - lines.index[whole].max() < width:  # all end as good as together
-        lines, whole = lines[whole], whole[whole]
-    ax.plot(lines.iqm.mask(whole & whole.shift(-1, fill_value=True)), lw=0.6, **look)
+    end = lines.index[whole].max()
+    if lines.index[-1] - end < width:  # all end as good as together
+        lines, whole = lines.loc[:end], whole.loc[:end]
+    inside = whole & whole.shift(1, fill_value=True) & whole.shift(-1, fill_value=True)
+    ax.plot(lines.iqm.mask(inside), lw=0.6, **look)
     ax.plot(lines.iqm.where(whole), **look, **dots)
 
 
@@ -215,7 +218,7 @@ def draw_curves(data: pd.DataFrame, ylabel: str) -> Figure:
     """
     look, family = styles(set(data.curve)), data.script.map(ALGORITHMS.family)
     columns, rows, cells = min(3, data.panel.nunique()), 0, []
-    for name in sorted(set(family.dropna())) if len(look) > 6 else [""]:
+    for name in len(look) > 6 and sorted(set(family.dropna())) or [""]:
         panels = data[family.isna() | (family == name)] if name else data
         panels = list(panels.groupby("panel"))
         cells += [(columns * rows + i, name, *panel) for i, panel in enumerate(panels, 1)]
@@ -278,6 +281,8 @@ def main(args: Args) -> None:
             figures["comparison"] = draw_comparison(steps, scores)
         try:
             args.out.mkdir(parents=True, exist_ok=True)
+            for old in args.out.glob("comparison.[ps][nv]g"):  # of other runs
+                old.unlink()
             for name, figure in figures.items():
                 figure.savefig(args.out / f"{name}.png")
                 figure.savefig(args.out / f"{name}.svg", metadata={"Date": None})

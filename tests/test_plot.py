@@ -340,9 +340,10 @@ def test_variants_and_tags_keep_their_names(tmp_path):
         assert f"<!-- {words} -->" in drawn
 
 
-def test_names_are_no_formulas(tmp_path):
-    out = draw(tmp_path, write(tmp_path / "runs" / "x", {10: 1}, exp_name="a$_$"))
-    assert "a$_$" in (out / "curves.svg").read_text()
+@pytest.mark.parametrize(("name", "shown"), [("a$_$", "a$_$"), ("", "(none)")])
+def test_names_are_no_formulas_and_not_empty(tmp_path, name, shown):
+    out = draw(tmp_path, write(tmp_path / "runs" / "x", {10: 1}, exp_name=name))
+    assert shown in (out / "curves.svg").read_text()
 
 
 def test_line_is_the_interquartile_mean_and_the_band_the_range_or_its_interval():
@@ -384,6 +385,13 @@ def test_line_is_thin_where_a_run_has_ended():
     assert thin.get_linewidth() < thick.get_linewidth() / 2
     assert thin.get_ydata().tolist() == pytest.approx([np.nan, 0, 3], nan_ok=True)
     assert thick.get_ydata().tolist() == pytest.approx([0, 0, np.nan], nan_ok=True)
+
+
+def test_line_is_thin_where_a_run_has_not_begun():
+    early, late = {10: 0, 20: 0, 30: 0}, {20: 0, 30: 0}
+    thin, thick = plot.draw_curves(runs_of(*[early | {10: 1}] * 3, late), "").axes[0].lines
+    assert thin.get_ydata().tolist() == pytest.approx([1, 0, np.nan], nan_ok=True)
+    assert thick.get_ydata().tolist() == pytest.approx([np.nan, 0, 0], nan_ok=True)
 
 
 def test_line_ends_where_all_runs_do_if_they_end_as_good_as_together():
@@ -440,6 +448,8 @@ def test_many_scripts_have_a_row_for_each_family():
     assert [len(axes.collections) - 1 for axes in figure.axes[::2]] == [*sizes[families]]
     assert labels_of(figure) == [*stats.ALGORITHMS.title, "mine"]
     assert len(plot.draw_curves(pd.concat(runs[-8:]), "").axes) == 2
+    mine = [runs_of({5: 1, 9: 2}, script="mine", variant=f"gamma={i}") for i in range(8)]
+    assert len(plot.draw_curves(pd.concat(mine), "").axes) == 1
 
 
 def test_script_keeps_its_line():
@@ -489,6 +499,8 @@ def test_comparison_is_where_most_curves_have_five_seeds():
 
 def test_no_verdict_from_fewer_than_five_runs(tmp_path, capsys):
     """Not even where each of the one is above each of the other; a single run needs no word."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "comparison.png").touch()  # of other runs
     for seed in range(4):
         write(tmp_path / "runs" / f"ddpg{seed}", {10: seed}, seed=seed)
         plot.main(plot.Args((tmp_path / "runs",), tmp_path / "out"))

@@ -107,7 +107,10 @@ def headings(page):
     return {re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in texts}
 
 
-@pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *ROOT.glob("*/*.md")], ids=lambda p: p.name)
+PAGES = *ROOT.glob("*.md"), *ROOT.glob("[!.]*/*.md")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_between_pages_lead_somewhere(page):
     for link, anchor in re.findall(r"\]\((?!\w+:)([^)#\s]*)#?([^)\s]*)\)", page.read_text()):
         target = page.parent / link if link else page

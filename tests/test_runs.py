@@ -7,7 +7,9 @@ import math
 import os
 import re
 import resource
+import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -51,6 +53,8 @@ def signal_at(step, script, monkeypatch, signum=signal.SIGTERM, late=False):
     def stepped(run, actions):
         if run.global_step + 1 == step and not late:
             signal.raise_signal(signum)
+            if signum == signal.SIGTERM:  # which who supervises may repeat
+                signal.raise_signal(signum)
         came = real(run, actions)
         if run.global_step == step and late:
             signal.raise_signal(signum)
@@ -77,6 +81,14 @@ def test_files_say_what_the_run_was(quick, script, monkeypatch):
     assert "git_commit" in about
 
 
+def test_commit_of_changed_code_is_said_to_be_dirty(quick, script, monkeypatch, tmp_path):
+    commit = "git init -q && touch x.py && git add . && git -c user.name=x -c user.email=x commit"
+    subprocess.run(f"{commit} -qm x && echo 1 > x.py", shell=True, cwd=tmp_path, check=True)
+    monkeypatch.setattr(script, "__file__", str(tmp_path / "x.py"))
+    about = json.loads((quick(total_timesteps=10)[0] / "args.json").read_text())
+    assert re.fullmatch("[0-9a-f]{40}-dirty", about["git_commit"])
+
+
 def test_existing_folder_is_never_overwritten(quick, capsys):
     run_dir, _ = quick(run_name="x", learning_starts=10**6)
     before = contents(run_dir)
@@ -85,9 +97,9 @@ def test_existing_folder_is_never_overwritten(quick, capsys):
 
 
 def test_default_names_are_unique_and_safe(quick):
-    names = {quick(total_timesteps=10)[0].name for _ in range(2)}
+    names = {quick(total_timesteps=10, exp_name="a b")[0].name for _ in range(2)}
     assert len(names) == 2
-    assert all(name.startswith("toy-Count-v0__") for name in names)
+    assert all(name.startswith("toy-Count-v0__a-b__") for name in names)
 
 
 def test_folder_that_cannot_be_written(quick, capsys, tmp_path):
@@ -272,7 +284,7 @@ def test_second_interrupt_quits_at_once(start, tmp_path):
     os.kill(process.pid, signal.SIGINT)
     process.join(10)
     assert process.exitcode == -signal.SIGINT
-    assert not (tmp_path / "runs" / "hurry" / "checkpoint.pt").exists()
+    assert checkpoint_step(tmp_path / "runs" / "hurry") == 0
 
 
 def test_run_stopped_at_its_last_step_gets_its_evaluation(quick, script, monkeypatch, tmp_path):
@@ -339,9 +351,12 @@ def test_finished_run_returns_at_once_and_can_be_extended(quick):
     checkpoint = torch.load(run_dir / "checkpoint.pt", weights_only=True)
     checkpoint["progress"]["seconds"] += 1000
     torch.save(checkpoint, run_dir / "checkpoint.pt")
+    copied = shutil.copytree(run_dir, run_dir.with_name("copy"))
     longer = quick(resume=True, total_timesteps=500, **settings)[1]
     assert (longer["step"], longer["SPS"]) == (500, 500 / longer["seconds"])
     assert longer["seconds"] > result["seconds"] + 1000
+    quick(resume=True, total_timesteps=500, **settings | {"run_name": "copy"})
+    assert same(weights(run_dir), weights(copied))
     whole, _ = quick(total_timesteps=500, **settings | {"run_name": "whole"})
     assert same(weights(run_dir), weights(whole))
 
@@ -461,6 +476,19 @@ def test_a_buffers_other_arrays_are_saved_whole(quick, script, monkeypatch):
     assert len(rb["rewards"]) == 150
 
 
+@pytest.mark.parametrize("count", [np.float64(1), object()])
+def test_what_could_not_be_loaded_again_ends_the_run_at_its_start(
+    quick, script, monkeypatch, capsys, tmp_path, count
+):
+    class Counting(script.Networks):
+        def get_extra_state(self):
+            return count
+
+    monkeypatch.setattr(script, "Networks", Counting)
+    assert "checkpoint.pt: UnpicklingError" in refused(capsys, quick, 1, run_name="x")
+    assert not list(tmp_path.glob("runs/x/*.pt*"))
+
+
 def test_second_process_in_a_folder_is_refused(quick, script, capsys, tmp_path):
     run_dir, _ = quick(run_name="mine", learning_starts=10**6)
     before = contents(run_dir)
@@ -563,4 +591,5 @@ def test_loss_that_is_not_finite_reaches_no_model(quick, script, monkeypatch, tm
     with pytest.raises(SystemExit, match="^1$"):
         quick(**{"eval_interval": 0, "checkpoint_interval": 0, "run_name": "nan"} | settings)
     files = {path.name for path in (tmp_path / "runs" / "nan").iterdir()}
-    assert not files & {"model.pt", "best_model.pt", "checkpoint.pt", "result.json"}
+    assert not files & {"model.pt", "best_model.pt", "result.json"}
+    assert checkpoint_step(tmp_path / "runs" / "nan") == 0
