@@ -209,7 +209,8 @@ class Text:
         self.file = file
         text = re.sub(r"(\$[^$\n]{1,20}\$)([.,;:)]+)", "\\1\N{WORD JOINER}\\2\N{WORD JOINER}", text)
         formula = r'(<span class="math inline">(?:(?!"math inline").)*?)\u2060(.+?)\u2060'
-        return re.sub(formula, r'<span class="whole">\1\2</span>', self.markdown.render(text))
+        html = re.sub(formula, r'<span class="whole">\1\2</span>', self.markdown.render(text))
+        return re.sub(r"<p>Live: <a>.*?</p>\n?", "", html, flags=re.DOTALL)  # not kept yet
 
     def tex(self, content: str, options: dict) -> str:
         display = options["display_mode"]

@@ -82,6 +82,9 @@ def check_forward(script, name):
     """QNetwork, Critic or Actor, for several samples, for one and, of an actor, in float64."""
     net = {"QNetwork": "qf1", "Critic": "critic", "Actor": "actor"}[name.split(".")[0]]
     more = {"qf1": [], "critic": ["s of a rollout"], "actor": ["s, float64"]}[net]
+    # what only evaluations ask needs no gradient
+    only_played = net == "actor" and hasattr(networks(script).actor, "distribution")
+    free = ["has a gradient"] if only_played else []
     for kind in "s", "one s", *more:
         x = inputs(net, kind)
         given = {kind: x[0]} | ({"a": x[1]} if net == "qf1" else {})
@@ -101,8 +104,9 @@ def check_forward(script, name):
             mistakes = [(bounded, v) for v in (unit, unit * SCALE, unit + BIAS, unit * HIGH)]
             unbounded = np.arctanh(unit.clip(-0.99, 0.99)) * SCALE + BIAS
             mistakes += [("Which function keeps an action within its bounds?", unbounded)]
+        mistakes += [("`-=`, `/=` and what ends in _ change what the caller holds.", "changed")]
         given |= BOUNDS if net != "critic" else {}
-        yield case(script, "forward", given, hint, mistakes, net=net, kind=kind)
+        yield case(script, "forward", given, hint, mistakes, free=free, net=net, kind=kind)
 
 
 def check_distribution(script, name):
@@ -308,6 +312,9 @@ def check_actor_loss(script, name):
         hint = "Does the loss draw one sample of the policy, and only once?"
         exact = {"rtol": 1e-5}
         yield case(script, "homework_losses", given, hint, expected=expected, tolerances=exact)
+        given = {"estimator": "score", "Q(s, a)": "the sum of a", "samples": 20_000}
+        hint = "Is log π that of the action which Q has valued?"
+        yield case(script, "score_mean", given, hint, tolerances={"rtol": 0.2, "atol": 0.1})
 
 
 def check_polyak_update(script, name):

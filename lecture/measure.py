@@ -236,9 +236,12 @@ def inputs(net, kind):
 
 
 def forward(script, net, kind):
-    made = getattr(networks(script), net)(*inputs(net, kind))
+    given = inputs(net, kind)
+    made = getattr(networks(script), net)(*given)
     label = {"qf1": "Q(s, a)", "critic": "V(s)", "actor": "μ(s)"}[net]
-    return {label: made, "has a gradient": getattr(made, "requires_grad", False)}
+    came = {label: made, "has a gradient": getattr(made, "requires_grad", False)}
+    kept = all(map(torch.equal, given, inputs(net, kind)))
+    return came | {"what it was given": "as before" if kept else "changed"}
 
 
 def distribution(script, kind="s", **biases):
@@ -270,7 +273,14 @@ def sample(script, pair):
     came = {"a": a, "a has a gradient": getattr(a, "requires_grad", False)}
     if came["a has a gradient"]:
         (a.sum() + log_prob.sum()).backward()
-    return came | ({"log π(a|s)": log_prob} if pair else {}) | gradients(nets)
+    came |= ({"log π(a|s)": log_prob} if pair else {}) | gradients(nets)
+    if pair:
+        with torch.no_grad():  # here each draw has noise of its own
+            actor = networks(script).actor
+            a, log_prob = actor.sample(obs)
+            own = actor.distribution(obs).log_prob((a - actor.action_bias) / actor.action_scale)
+        came["log π is that of"] = "a" if close(log_prob, own, atol=0.01) else "another sample"
+    return came
 
 
 # ---- Losses of the off-policy scripts ----
@@ -380,6 +390,15 @@ def homework_losses(script):
     return {"first loss": losses[0], "loss after 5 steps": losses[-1]}
 
 
+def score_mean(script):
+    """The score estimate of many samples, in which each draw has noise of its own."""
+    nets = networks(script)
+    nets.qf1.forward = lambda s, a: a.sum(1)
+    data = SimpleNamespace(observations=torch.zeros(20_000, 3))
+    scalar(script.actor_loss(nets, data, script.Args(estimator="score"))).backward()
+    return {"gradient of actor.fc_mu.bias": nets.actor.fc_mu.bias.grad}
+
+
 def polyak_update(script, tau):
     def layer(weights, bias):
         layer = nn.Linear(2, 1)
@@ -435,7 +454,7 @@ def surrogate(script, **settings):
 # ---- Action selection ----
 def act(script, envs, step, **settings):
     """Return what `act` sets, the last of which the environments get, and μ(s)."""
-    nets, _, args = setup(script, **settings)
+    nets, _, args = setup(script, num_envs=envs, **settings)
     if step < getattr(args, "learning_starts", 0):
         nn.init.constant_(nets.actor.fc_mu.bias, 9.0)  # the policy does not look random
     if hasattr(nets.actor, "log_std"):
@@ -483,7 +502,7 @@ MEASURES = {
     measure.__name__: measure
     for measure in (
         *(forward, distribution, sample, critic_loss, homework_targets, noise_clipped),
-        *(noise_spread, noise_extremes, actor_loss, homework_losses, polyak_update),
+        *(noise_spread, noise_extremes, actor_loss, homework_losses, score_mean, polyak_update),
         *(estimate_advantages, value_loss, surrogate),
         *(act_at_random, act_quietly, act_spread, act_extremes),
     )

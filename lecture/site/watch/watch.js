@@ -101,6 +101,7 @@ function plot(canvas, [x0, x1], curves, ...marks) {
   for (const [name, colour, points, area] of [...curves, ...marks]) {
     Object.assign(pen, { strokeStyle: colour, fillStyle: colour });
     if (Array.isArray(points)) {
+      pen.lineWidth = name === "the smaller" ? 14 : 4; // Q1 and Q2 are drawn upon it
       const [low, high] = area ? [0, Math.max(...heights(points))] : [Math.min(...all), Math.max(...all)];
       const Y = (y) => foot - ((y - low) / (high - low || 1)) * (foot - top);
       const path = points.filter(([, y]) => Number.isFinite(y)).map(([x, y]) => `${X(x)} ${Y(y)}`).join("L");
@@ -122,7 +123,7 @@ function along({ policy, observation, seen }, u, joint, count = 25) {
   const edge = policy.onPolicy ? 1.5 : 1, us = Array.from({ length: count }, (_, i) => edge * ((2 * i) / (count - 1) - 1));
   const q = us.map((x) => policy.judge(observation, policy.actions(u.with(joint, x)), false).q);
   const curves = q[0].map((_, n) => [`Q${n + 1}`, [BLUE, ORANGE][n], us.map((x, i) => [x, q[i][n]])]);
-  if (curves.length === 2) curves.push(["the smaller", GREY, us.map((x, i) => [x, Math.min(...q[i])])]);
+  if (curves.length === 2) curves.unshift(["the smaller", GREY, us.map((x, i) => [x, Math.min(...q[i])])]);
   const fine = Array.from({ length: 201 }, (_, i) => edge * (i / 100 - 1));
   if (seen.sigma) curves.push(["π", GREEN, fine.map((x) => [x, policy.density(seen, joint, x)]), "area"]);
   return { edge, curves };
@@ -150,8 +151,9 @@ function paint(player) {
   const { policy, canvas, log, speed, reward } = player, { u, values } = player.choose(noises(player));
   const { gradient, atoms, q, mu } = values, { edge, curves } = along(player, u, scene.joint);
   const mark = (name, colour, x) => [name, colour, clip(x[scene.joint], edge)];
+  const { color } = getComputedStyle(canvas.along);
   bars(canvas.joints, player, u, gradient);
-  plot(canvas.along, [-edge, edge], curves, mark("a", BLUE, u), mark("μ", GREY, policy.squashed ? mu.map(Math.tanh) : mu));
+  plot(canvas.along, [-edge, edge], curves, mark("│ a", color, u), mark("│ μ", GREY, policy.squashed ? mu.map(Math.tanh) : mu));
   const lines = [[policy.onPolicy ? "V" : "Q", BLUE, log.map(({ expected }, t) => [t, expected])]];
   if (player.over) lines.push(["discounted return", ORANGE, player.came().map((y, t) => [t, y])]);
   plot(canvas.time, [0, Math.max(100, log.length)], lines);
@@ -181,7 +183,8 @@ const KEYS = {
 };
 for (const [id, action] of Object.entries(ACTIONS)) $(id).onclick = () => players.length && action();
 addEventListener("keydown", (event) => {
-  const { key, target } = event, own = target.matches("select, input") || (key === " " && target.matches("button, a"));
+  const { target } = event, key = event.key.length > 1 ? event.key : event.key.toLowerCase(); // with caps lock, too
+  const own = target.matches("select, input") || (key === " " && target.matches("button, a"));
   if (!KEYS[key] || !players.length || own || event.ctrlKey || event.metaKey || event.altKey) return;
   event.preventDefault();
   KEYS[key]();
