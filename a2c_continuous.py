@@ -10,7 +10,7 @@ Actor: ascend the policy gradient, E[A ∇log π(a|s)], with advantages A by GAE
 (Schulman et al. 2016, arXiv:1506.02438). Critic: minimise ½E[(V(s) - R)²], R = A + V_old(s).
 Parent: ppo_continuous.py, from which it differs in
 1. one update with the whole of each rollout, so that no ratio needs clipping,
-2. short rollouts of many environments, and RMSprop.
+2. short rollouts of many environments, RMSprop at 1e-3, advantages that are not normalised.
 
 Departures from the paper:
 1. R bootstraps with V of the true last observation where a time limit ends an episode.

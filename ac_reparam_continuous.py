@@ -9,7 +9,7 @@
 Critic: minimise E[(Q(s,a) - y)²], y = r + γ(1-d) Q'(s', a'), a' ~ π(·|s').
 Actor: maximise E[Q(s, a)], a ~ π(·|s). Parent: svg0_continuous.py, from which it differs in
 1. iterations of `steps_per_iteration` steps, then `updates_per_iteration` updates,
-2. tanh networks, and no slow copy of the actor,
+2. tanh networks, no slow copy or delay of the actor, episodes of 200 steps, 5,000 random steps,
 3. a choice of gradient (`--estimator`) and an optional entropy bonus.
 
 Departures from the paper:

@@ -14,7 +14,7 @@ Parent: ddpg_continuous.py, from which it differs in
 Departures from the paper:
 1. a - μ is in units of half the action range.
 2. Gaussian exploration noise, not Ornstein-Uhlenbeck; `learning_starts` random steps come first.
-3. Networks of DDPG's script, and its delayed updates of the target (`policy_frequency`).
+3. No models or imagined steps, one update a step; networks and delayed target of DDPG's script.
 And running episodes are cut every `checkpoint_interval` steps, as by a time limit.
 
     python naf_continuous.py --env-id Hopper-v4

@@ -15,8 +15,8 @@ Parent: a2c_continuous.py, from which it differs in
 Departures from the paper:
 1. R bootstraps with V of the true last observation where a time limit ends an episode.
 2. Observations and rewards are normalised; gradients are clipped; weights start orthogonal.
-3. R is discounted from its own step on; the update is a mean over steps, by RMSprop.
-4. Episodes are cut after `num_steps` steps, as by a time limit. Only with b = V does R bootstrap.
+3. R is discounted from its own step on; an update is RMSprop's, at a falling rate, on a mean.
+4. Episodes are cut after `num_steps` steps, as by a time limit. Unless b = V, nothing bootstraps.
 
     python reinforce_continuous.py --env-id Hopper-v4
 """

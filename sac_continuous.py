@@ -11,10 +11,10 @@ Actor: maximise E[min_i Q_i(s, a) - α log π(a|s)], a ~ π(·|s); α keeps π's
 Parent: svg0_continuous.py, from which it differs in
 1. entropy: a bonus in target and objective, its weight α tuned by gradient descent,
 2. twin critics, with the minimum of both in target and objective,
-3. a state-dependent standard deviation, no slow copy or delay of the actor, faster critics.
+3. a state-dependent σ, no slow copy or delay of the actor, faster critics, fewer random steps.
 
 Departures from the paper:
-1. Random steps come first, log σ lies in [-20, 2], and the critics learn at a rate of 1e-3.
+1. Random steps first; log σ in [-20, 2]; critics at 1e-3; α tuned by log α; log π is of tanh(u).
 And running episodes are cut every `checkpoint_interval` steps, as by a time limit.
 
     python sac_continuous.py --env-id Hopper-v4
