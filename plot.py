@@ -192,7 +192,7 @@ def caption(data: pd.DataFrame) -> str:
         bands.append("95 % bootstrap interval of 5 or more (of 5: right in 9 of 10 cases)")
     text = "each averaged over 5 % of the steps"
     number = " to ".join(map(str, sorted({seeds.min(), seeds.max()})))
-    line = f"line: interquartile mean of {number} runs, {text}, thin where some are not there"
+    line = f"line: interquartile mean of {number} runs, {text}, thin where runs are missing"
     return f"{line}; band: {', or '.join(bands)}" if bands else f"runs, {text}"
 
 
