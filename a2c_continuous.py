@@ -499,7 +499,7 @@ class Run(ExitStack):
     def save_checkpoint(self) -> None:
         """Save what `begin` was given; of a replay buffer as much as is filled."""
         step, seconds = self.global_step, time.perf_counter() - self.start_time
-        self.progress |= {"step": step, "seconds": seconds, "SPS": step / seconds}
+        self.progress |= {"step": step, "seconds": seconds, "SPS": step / (seconds or 1)}
         saved = {"progress": self.progress} | {k: v.state_dict() for k, v in self.state.items()}
         if rb := self.rb:
             arrays = {name: v for name, v in vars(rb).items() if isinstance(v, np.ndarray)}

@@ -19,8 +19,8 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import NormalActionNoise
 
 
-def make_model(env: gym.Env, seed: int, algorithm: str = "ddpg", **settings) -> TD3:
-    """Return SB3's agent with our defaults for "ddpg" or "td3"; `settings` override them."""
+def make_model(env: gym.Env, seed: int, algorithm: str) -> TD3:
+    """Return SB3's agent with our defaults for "ddpg" or "td3"."""
     n_critics, policy_noise = {"ddpg": (1, 0.0), "td3": (2, 0.2)}[algorithm]
     act_dim = env.action_space.shape[0]
     settings = {
@@ -36,7 +36,7 @@ def make_model(env: gym.Env, seed: int, algorithm: str = "ddpg", **settings) -> 
         "policy_delay": 2,
         "target_policy_noise": policy_noise,
         "policy_kwargs": {"net_arch": [256, 256], "n_critics": n_critics},
-    } | settings
+    }
     return TD3("MlpPolicy", env, seed=seed, device="cpu", **settings)
 
 

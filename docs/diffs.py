@@ -27,16 +27,6 @@ def hunks(old: list[str], new: list[str]):
             yield place
 
 
-def diff(parent: str, child: str) -> list[str]:
-    """Return the unified diff, without context, of two scripts given by algorithm."""
-    old, new = source(parent).splitlines(), source(child).splitlines()
-    lines = []
-    for i, j, k, m in hunks(old, new):
-        lines.append(f"@@ -{i + 1},{j - i} +{k + 1},{m - k} @@")
-        lines += [f"-{line}" for line in old[i:j]] + [f"+{line}" for line in new[k:m]]
-    return lines
-
-
 def rung(parent: str, child: str) -> list[str]:
     """Return the differences in networks, losses and loop, under the class or function's name."""
     cut = r"# ---- Networks ----\n(.*)\n# ---- Run ----"

@@ -36,7 +36,6 @@ sys.path.insert(0, str(ROOT))
 import plot  # noqa: E402
 
 SITE = ROOT / "lecture" / "site"
-VIDEOS = ".mp4", ".webp", ".gif"
 COLUMNS, ROWS = 88, 19  # of a slide's code, in letters of 22 pixels on 1280 x 720
 
 
@@ -376,7 +375,7 @@ def videos() -> list[tuple[str, str, str]]:
     """Return the videos in results/: file, what it shows, caption; from docs/results.md."""
     page = (ROOT / "docs" / "results.md").read_text("utf-8")
     rows = re.findall(r"^\| !\[(.+?)\]\(\.\./results/(.+?)\) \| (.+) \|$", page, re.MULTILINE)
-    there = {path.name for path in (ROOT / "results").iterdir() if path.suffix in VIDEOS}
+    there = {path.name for path in (ROOT / "results").iterdir() if path.suffix == ".gif"}
     for name in sorted(there ^ {file for _, file, _ in rows}):
         faults.append(f"docs/results.md: no row for results/{name}, or no such file")
     return [(file, what, caption) for what, file, caption in rows]
@@ -492,7 +491,7 @@ def main(out: Path) -> int:
     for name in "style.css", "site.js":
         shutil.copy(SITE / name, out)
     for path in (ROOT / "results").iterdir():
-        if path.suffix in (".png", *VIDEOS):
+        if path.suffix in (".png", ".gif"):
             shutil.copy(path, out)
     write_policies(out, policies(scripts))
     print(f"open {out / 'index.html'} in a browser")

@@ -2,10 +2,13 @@
 
 import contextlib
 import importlib
+import json
 import math
 import multiprocessing
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,6 +17,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
+from safetensors.torch import save
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ROOT = Path(__file__).parent.parent
@@ -328,3 +333,119 @@ def kernel(tmp_path_factory):
     ipython = str(tmp_path_factory.mktemp("ipython"))
     with client.setup_kernel(env=os.environ | {"SHORT": "1", "IPYTHONDIR": ipython}):
         yield client
+
+
+# ---- The site, in a browser ----
+PROJECTOR = {"width": 1280, "height": 720}
+BODIES = "HalfCheetah-v4", "Hopper-v4", "Walker2d-v4"
+RANDOM = {name.removesuffix("_continuous"): BODIES[n % 3] for n, name in enumerate(OWN)}
+
+
+def copy_of_repo(folder):
+    """Copy what a build reads; of the curves, which take long to draw, only DDPG's."""
+    for name in "docs", "lecture", "policies", "results", "tests":
+        shutil.copytree(ROOT / name, folder / name)
+    for path in [*ROOT.glob("*_continuous.py"), ROOT / "plot.py", ROOT / "stats.py"]:
+        shutil.copy(path, folder)
+    head, *lines = (ROOT / "results" / "curves.csv").read_text().splitlines()
+    few = [head, *(line for line in lines if line.startswith("ddpg,"))]
+    (folder / "results" / "curves.csv").write_text("\n".join(few))
+    return folder
+
+
+def build(folder):
+    command = [sys.executable, "lecture/build.py"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+def write_random(folder, name, body):
+    """Write a policy of random weights, far from where training begins."""
+    import evaluate
+
+    script, env = importlib.import_module(f"{name}_continuous"), gym.make(body)
+    args, space = script.Args(env_id=body), env.action_space
+    nets = script.Networks(
+        env.observation_space.shape[0], space.shape[0], space.low, space.high, args
+    )
+    weights = evaluate.kept(nets)
+    for key, w in weights.items():
+        if "normalizer" in key:
+            w.copy_(torch.rand_like(w) + 0.5)
+        elif "log_std" in key or key.endswith("mu.4.weight"):
+            w.copy_(torch.randn_like(w) / 3)
+        elif w.dim() == 2:
+            w *= 1.5
+    about = {"args": vars(args) | {"script": f"{name}_continuous.py"}, "result": {"step": 7000}}
+    file = folder / f"{name}_{body}_7000.safetensors"
+    file.write_bytes(save(weights, {key: json.dumps(value) for key, value in about.items()}))
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    """With policies of random weights; built once, for all workers of the suite."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "repository"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "site").exists():
+            torch.manual_seed(1)
+            copy_of_repo(folder)
+            with torch.no_grad():
+                for name, body in [*RANDOM.items(), ("td3", "HalfCheetah-v4")]:  # on DDPG's slide
+                    write_random(folder / "policies", name, body)
+            done = build(folder)
+            assert done.returncode == 0, done.stderr
+    return folder / "site"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright import sync_api
+
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    if not found:
+        pytest.skip("no browser here (Debian: chromium)")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def screens():
+    """Open pages, by their options: to open a new one takes long."""
+    return {}
+
+
+@pytest.fixture
+def tab(browser, site, screens):
+    """Return a function that opens a page of the site with no network; then say what went wrong."""
+
+    def new_page(**options):
+        context = browser.new_context(**options)
+        context.set_offline(True)
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.faults, page.files = [], []
+        page.on("console", lambda message: page.faults.append(message.text))
+        page.on("pageerror", lambda error: page.faults.append(str(error)))
+        page.on("requestfailed", lambda request: page.faults.append(f"failed: {request.url}"))
+        page.on("request", lambda request: page.files.append(request.url))
+        return page
+
+    def open_page(name, **options):
+        options = {"viewport": PROJECTOR} | options
+        if str(options) not in screens:
+            screens[str(options)] = new_page(**options)
+        page = screens[str(options)]
+        page.set_viewport_size(options["viewport"])
+        page.goto(f"{site.as_uri()}/{name}")
+        return page
+
+    yield open_page
+    faults, here = [], (site.as_uri(), "data:", "blob:", "about:")
+    for page in screens.values():
+        faults += page.faults + [url for url in page.files if not url.startswith(here)]
+        page.goto("about:blank")
+        page.faults.clear()
+        page.files.clear()
+    assert faults == []

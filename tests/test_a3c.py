@@ -250,7 +250,7 @@ def ignores(pid, signum):
 def test_kill_9_leaves_no_worker_behind(start, tmp_path):
     """And a signal that a terminal or Slurm sends to all is for the run alone."""
     process = start(num_workers=2, run_name="x", total_timesteps=10**6)
-    while not (tmp_path / "runs" / "x" / "checkpoint.pt").exists():
+    while not (tmp_path / "runs" / "x" / "model.pt").exists():
         assert process.is_alive()
         time.sleep(0.05)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()

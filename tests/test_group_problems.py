@@ -8,7 +8,6 @@ from conftest import ROOT
 from notebooks import check_committed, check_what_it_shows, printed, run_from
 
 NOTEBOOK = ROOT / "lecture" / "group_problems.ipynb"
-README = ROOT / "lecture" / "README.md"
 MODULES = ["ac_reparam_continuous", "ddpg_continuous", "ppo_continuous", "td3_continuous"]
 
 
@@ -85,10 +84,3 @@ def test_a_check_fails_for_what_is_broken(kernel, tmp_path, name):
 
 def test_committed_notebook():
     check_committed(NOTEBOOK, figures=11, size=1_500_000)
-
-
-def test_every_file_that_the_map_names_is_there():
-    links = re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", README.read_text())
-    assert links
-    for link in links:
-        assert (README.parent / link).exists(), link

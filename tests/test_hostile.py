@@ -115,9 +115,9 @@ gym.register("toy/Offset-v0", Offset, max_episode_steps=20)
 # ---- Environments ----
 @DDPG
 def test_what_an_environment_says_of_itself_or_does_to_an_action_changes_nothing(quick):
-    plain, _ = quick(num_envs=2, total_timesteps=150)
+    plain, _ = quick(num_envs=2, total_timesteps=120)
     for kind in "Talkative", "Monitored", "Recorded", "Meddling":
-        told, _ = quick(env_id=f"toy/{kind}-v0", num_envs=2, total_timesteps=150)
+        told, _ = quick(env_id=f"toy/{kind}-v0", num_envs=2, total_timesteps=120)
         assert same(weights(told), weights(plain)), kind
         one, other = (scalars(run)["charts/episodic_length"] for run in (told, plain))
         assert [event.value for event in one] == [event.value for event in other], kind
@@ -170,7 +170,7 @@ def test_environment_may_change_the_folder_and_fail_to_close(quick, tmp_path):
 
 @DDPG
 def test_observations_may_be_booleans(quick):
-    assert quick(env_id="toy/Boolean-v0")[1]["step"] == 300
+    assert quick(env_id="toy/Boolean-v0", total_timesteps=120)[1]["step"] == 120
 
 
 @OFF_POLICY
@@ -180,7 +180,7 @@ def test_one_task_in_three_units_ends_in_the_same_weights(quick):
     def trained(unit):
         name = f"toy/Reach{unit}-v0"
         gym.register(name, Reach, max_episode_steps=20, kwargs={"unit": unit})
-        state = weights(quick(env_id=name, total_timesteps=150, eval_interval=0)[0])
+        state = weights(quick(env_id=name, total_timesteps=120, eval_interval=0)[0])
         del gym.registry[name]
         return {key: value for key, value in state.items() if "action_" not in key}
 
@@ -209,12 +209,12 @@ def test_an_offset_of_observations_does_not_ruin_their_normalisation(quick, scri
 # ---- Threads, disks, terminals ----
 @DDPG
 def test_training_in_a_thread(quick):
-    results = []
-    thread = threading.Thread(target=lambda: results.append(quick(run_name="x")))
+    results, short = [], {"total_timesteps": 120}
+    thread = threading.Thread(target=lambda: results.append(quick(run_name="x", **short)))
     thread.start()
     thread.join()
     ((run_dir, _),) = results
-    assert same(weights(run_dir), weights(quick(run_name="y")[0]))
+    assert same(weights(run_dir), weights(quick(run_name="y", **short)[0]))
 
 
 @DDPG
@@ -227,7 +227,7 @@ def test_run_that_fails_before_it_began_does_not_block_its_name(quick, script, m
         with pytest.raises(Death):
             quick(run_name="x")
     monkeypatch.setattr(script, "distributions", die)  # nor does a package that is not whole
-    quick(run_name="x")
+    quick(run_name="x", total_timesteps=10)
 
 
 @DDPG
@@ -296,7 +296,7 @@ def test_checkpoint_is_mapped_not_read_into_memory(script, tmp_path):
 def test_no_stdout_and_no_stderr(quick, monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     monkeypatch.setattr(sys, "stderr", None)
-    assert quick()[1]["step"] == 300
+    assert quick(total_timesteps=120)[1]["step"] == 120
 
 
 @DDPG

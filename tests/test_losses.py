@@ -249,24 +249,3 @@ def test_actor_gradient_is_that_of_regression_to_one_gradient_step():
 
 def test_td3_smooths_by_default_and_ddpg_does_not():
     assert (ddpg.Args().policy_noise, td3.Args().policy_noise) == (0.0, 0.2)
-
-
-# ---- The handout as printed ----
-def test_section_5s_sample_lets_no_gradient_through():
-    """Section 5 prints `a = policy(s).sample()`, `return -Q(s, a)`: rsample is what it needs."""
-    loc = torch.zeros(3, requires_grad=True)
-    policy = torch.distributions.Normal(loc, 1.0)
-    assert not policy.sample().requires_grad
-    policy.rsample().sum().backward()
-    assert loc.grad.tolist() == [1, 1, 1]
-
-
-def test_section_5s_policy_gradient_needs_the_log():
-    """Two actions of probability p and 1 - p: E[Q ∇π] as printed is not ∇E[Q], E[Q ∇ log π] is."""
-    p, q = torch.tensor(0.3, requires_grad=True), torch.tensor([5.0, 2.0])
-    policy = torch.stack([p, 1 - p])
-    (exact,) = torch.autograd.grad((policy * q).sum(), p, retain_graph=True)
-    (printed,) = torch.autograd.grad((policy.detach() * q * policy).sum(), p, retain_graph=True)
-    (with_log,) = torch.autograd.grad((policy.detach() * q * policy.log()).sum(), p)
-    torch.testing.assert_close(with_log, exact)
-    assert not torch.isclose(printed, exact, rtol=0.1)

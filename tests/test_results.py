@@ -3,7 +3,6 @@
 import re
 from collections import defaultdict
 
-import diffs
 import numpy as np
 import pandas as pd
 import pytest
@@ -107,8 +106,6 @@ def test_every_script_is_in_the_table_of_algorithms():
     scripts = {path.name.removesuffix("_continuous.py") for path in ROOT.glob("*_continuous.py")}
     table = stats.ALGORITHMS
     assert {*table.index} == scripts
-    pairs = {(row.parent, row.Index) for row in table.itertuples() if row.parent}
-    assert pairs == {(parent, child) for parent, child, _ in diffs.PAIRS}
     assert {*table.family} == {"off-policy", "on-policy"}
 
 

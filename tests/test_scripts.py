@@ -13,7 +13,7 @@ from test_train import make_args
 
 
 def test_short_run_changes_every_parameter_and_logs_every_tag(quick, script):
-    run_dir, result = quick()
+    run_dir, result = quick(total_timesteps=200)
     script.set_random_seed(1)
     before = script.Networks(
         3, 2, np.array([-1.0, -5.0]), np.array([1.0, 5.0]), script.Args()
@@ -24,9 +24,9 @@ def test_short_run_changes_every_parameter_and_logs_every_tag(quick, script):
     points = scalars(run_dir)
     assert set(points) == TAGS | TABLE[script.__name__][1]
     assert all(np.isfinite([event.value for event in events]).all() for events in points.values())
-    assert [event.step for event in points["eval/episodic_return"]] == [100, 200, 300]
+    assert [event.step for event in points["eval/episodic_return"]] == [100, 200]
     assert result == json.loads((run_dir / "result.json").read_text())
-    assert result["step"] == 300
+    assert result["step"] == 200
 
 
 def assert_same_run(mine, theirs):
@@ -42,7 +42,7 @@ def test_run_that_died_and_goes_on_is_as_if_nothing_had_happened(quick, script, 
     """It goes on from step 100, with a replay buffer that is full and begins again at its front."""
     settings = {"env_id": "InvertedPendulum-v4", "total_timesteps": 150, "checkpoint_interval": 50}
     if "buffer_size" in OWN[script.__name__]:
-        settings |= {"buffer_size": 80, "learning_starts": 41}
+        settings |= {"buffer_size": 80, "learning_starts": 91}
     whole, _ = quick(run_name="whole", **settings)
     step = script.Run.step
 

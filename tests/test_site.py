@@ -2,15 +2,13 @@
 
 import re
 import shutil
-import subprocess
-import sys
 from html import unescape
 from io import BytesIO
 
 import diffs
 import numpy as np
 import pytest
-from conftest import ROOT, SCRIPTS
+from conftest import PROJECTOR, ROOT, SCRIPTS, build, copy_of_repo
 from PIL import Image
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -22,86 +20,7 @@ RUNGS = [f"{parent}-{child}" for parent, child, _ in diffs.PAIRS]
 PAGES = ["index", "handout", "results", "tests", "watch", *NAMES, *RUNGS]
 NOTE = re.compile(r'<a href="#L(\d+)" aria-label="([\w.]+), line (\d+)">')
 PHONE = {"width": 390, "height": 844}
-PROJECTOR = {"width": 1280, "height": 720}
 NOW = ".slide.now"
-CURVES = ROOT / "results" / "curves.csv"
-
-
-def copy_of_repo(folder):
-    """Copy what a build reads; of the curves, which take long to draw, only DDPG's."""
-    for name in "docs", "lecture", "policies", "results", "tests":
-        shutil.copytree(ROOT / name, folder / name)
-    for path in [*ROOT.glob("*_continuous.py"), ROOT / "plot.py", ROOT / "stats.py"]:
-        shutil.copy(path, folder)
-    head, *lines = CURVES.read_text().splitlines()
-    few = [head, *(line for line in lines if line.startswith("ddpg,"))]
-    (folder / "results" / "curves.csv").write_text("\n".join(few))
-    return folder
-
-
-def build(folder):
-    command = [sys.executable, "lecture/build.py"]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    folder = copy_of_repo(tmp_path_factory.mktemp("site"))
-    done = build(folder)
-    assert done.returncode == 0, done.stderr
-    return folder / "site"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    found = shutil.which("chromium") or shutil.which("chromium-browser")
-    if not found:
-        pytest.skip("no browser here (Debian: chromium)")
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture(scope="module")
-def screens():
-    """Open pages, by their options: to open a new one takes long."""
-    return {}
-
-
-@pytest.fixture
-def tab(browser, site, screens):
-    """Return a function that opens a page of the site with no network; then say what went wrong."""
-
-    def new_page(**options):
-        context = browser.new_context(**options)
-        context.set_offline(True)
-        page = context.new_page()
-        page.set_default_timeout(60_000)
-        page.faults, page.files = [], []
-        page.on("console", lambda message: page.faults.append(message.text))
-        page.on("pageerror", lambda error: page.faults.append(str(error)))
-        page.on("requestfailed", lambda request: page.faults.append(f"failed: {request.url}"))
-        page.on("request", lambda request: page.files.append(request.url))
-        return page
-
-    def open_page(name, **options):
-        options = {"viewport": PROJECTOR} | options
-        if str(options) not in screens:
-            screens[str(options)] = new_page(**options)
-        page = screens[str(options)]
-        page.set_viewport_size(options["viewport"])
-        page.goto(f"{site.as_uri()}/{name}")
-        return page
-
-    yield open_page
-    faults, here = [], (site.as_uri(), "data:", "blob:", "about:")
-    for page in screens.values():
-        faults += page.faults + [url for url in page.files if not url.startswith(here)]
-        page.goto("about:blank")
-        page.faults.clear()
-        page.files.clear()
-    assert faults == []
 
 
 # ---- Pages ----
@@ -323,14 +242,10 @@ def test_changed_words_are_marked_and_side_by_side_where_it_fits(tab):
 
 
 # ---- For everyone ----
-@pytest.mark.parametrize(
-    ("name", "scheme"),
-    [(name, "light") for name in ("index", "handout", "results", "ddpg", "svg0-sac")]
-    + [(name, "dark") for name in ("ddpg", "svg0-sac")],
-)
-def test_axe_finds_nothing(tab, name, scheme):
+@pytest.mark.parametrize("name", ["index", "handout", "results", "ddpg", "svg0-sac"])
+def test_axe_finds_nothing(tab, name):
     """In the first rows of code and equations: the rest is of the same kinds, and axe is slow."""
-    page = tab(f"{name}.html", color_scheme=scheme)
+    page = tab(f"{name}.html")
     page.evaluate(
         """() => {
           const few = { ".row": 7, ".fold .line": 4, ".prose > *": 14, "tr": 8, ".slide": 5 };
@@ -338,9 +253,11 @@ def test_axe_finds_nothing(tab, name, scheme):
             document.querySelectorAll(kind).forEach((node, n) => n < most || node.remove());
         }"""
     )
-    # preload asks for the style sheets again
-    found = axe.Axe().run(page, options={"preload": False}).response["violations"]
-    assert [(fault["id"], fault["nodes"][0]["html"]) for fault in found] == []
+    for scheme in ("dark", "light") if name in ("ddpg", "svg0-sac") else ("light",):
+        page.emulate_media(color_scheme=scheme)
+        # preload asks for the style sheets again
+        found = axe.Axe().run(page, options={"preload": False}).response["violations"]
+        assert [(fault["id"], fault["nodes"][0]["html"]) for fault in found] == []
 
 
 # ---- What ends the build ----
@@ -449,12 +366,8 @@ def test_new_script_joins_with_its_notes_and_a_row(tmp_path):
         file.write("new,ddpg,off-policy,NEW,Nobody 2026,#000000,,2\n")
     notes = "# NEW\nAn idea.\n\nText.\n\n## train\n```diff\n+metrics = dict()\n```\nA caption.\n"
     (folder / "lecture" / "notes" / "new.md").write_text(notes)
-    (folder / "results" / "pole.mp4").write_bytes(b"a video")
-    with open(folder / "docs" / "results.md", "a") as file:
-        file.write("\n| ![A pole](../results/pole.mp4) | PPO |\n")
     done = build(folder)
     assert done.returncode == 0, done.stderr
-    assert '<video src="pole.mp4"' in (folder / "site" / "results.html").read_text()
     page = (folder / "site" / "ddpg-new.html").read_text()
     assert "DDPG → NEW" in page
     assert "A caption." in page

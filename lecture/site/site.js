@@ -34,28 +34,6 @@ reachable();
 addEventListener("resize", reachable);
 document.fonts.ready.then(reachable);
 
-// The first picture of the landing page: a click on it, and a policy runs in its place.
-const live = document.getElementById("live");
-if (live && window.WebAssembly && !matchMedia("(prefers-reduced-motion: reduce)").matches) {
-  live.onclick = async (event) => {
-    event.preventDefault();
-    live.onclick = null;
-    for (const src of ["watch-data.js", ...["bodies", "nets", "player"].map((name) => `watch/${name}.js`)]) {
-      await new Promise((onload) => document.head.append(Object.assign(document.createElement("script"), { src, onload })));
-    }
-    const entry = DATA.policies.at(-1);
-    const player = new Player(await loadPolicy(entry.file), await loadModel(entry.id));
-    const canvas = Object.assign(document.createElement("canvas"), { width: 400, height: 400, role: "img" });
-    canvas.ariaLabel = `${entry.title} on ${entry.id}, live`;
-    live.replaceChildren(canvas);
-    setInterval(() => {
-      if (player.over) player.restart(player.log.length);
-      player.step(player.seen.mu.map(() => 0));
-      player.draw(canvas);
-    }, 1000 * player.dt);
-  };
-}
-
 // A scene on a slide: the page in a frame, without its head.
 root.classList.toggle("framed", window !== window.parent);
 for (const button of document.querySelectorAll("[data-scene]")) {
