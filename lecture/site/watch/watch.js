@@ -106,13 +106,10 @@ function plot(canvas, [x0, x1], curves, ...marks) {
       const Y = (y) => foot - ((y - low) / (high - low || 1)) * (foot - top);
       const path = points.filter(([, y]) => Number.isFinite(y)).map(([x, y]) => `${X(x)} ${Y(y)}`).join("L");
       pen.stroke(new Path2D(`M${path}`));
-      pen.globalAlpha = 0.25;
-      if (area) pen.fill(new Path2D(`M${path}L${X(x1)} ${foot}L${X(x0)} ${foot}`));
-      pen.globalAlpha = 1;
+      if (area) pen.globalAlpha = 0.25, pen.fill(new Path2D(`M${path}L${X(x1)} ${foot}L${X(x0)} ${foot}`)), pen.globalAlpha = 1;
     } else pen.fillRect(X(points) - 3, top, 6, foot - top);
     pen.fillRect(at, 14, 18, 18);
-    pen.fillStyle = color;
-    pen.fillText(name, at + 26, 33);
+    Object.assign(pen, { fillStyle: color }).fillText(name, at + 26, 33);
     at += 42 + pen.measureText(name).width;
   }
   if (all.length) pen.fillText(`${Math.min(...all).toFixed(1)} to ${Math.max(...all).toFixed(1)}`, 8, 70);
@@ -151,9 +148,8 @@ function paint(player) {
   const { policy, canvas, log, speed, reward } = player, { u, values } = player.choose(noises(player));
   const { gradient, atoms, q, mu } = values, { edge, curves } = along(player, u, scene.joint);
   const mark = (name, colour, x) => [name, colour, clip(x[scene.joint], edge)];
-  const { color } = getComputedStyle(canvas.along);
   bars(canvas.joints, player, u, gradient);
-  plot(canvas.along, [-edge, edge], curves, mark("│ a", color, u), mark("│ μ", GREY, policy.squashed ? mu.map(Math.tanh) : mu));
+  plot(canvas.along, [-edge, edge], curves, mark("│ a", BLUE, u), mark("│ μ", GREY, policy.squashed ? mu.map(Math.tanh) : mu));
   const lines = [[policy.onPolicy ? "V" : "Q", BLUE, log.map(({ expected }, t) => [t, expected])]];
   if (player.over) lines.push(["discounted return", ORANGE, player.came().map((y, t) => [t, y])]);
   plot(canvas.time, [0, Math.max(100, log.length)], lines);
@@ -183,11 +179,10 @@ const KEYS = {
 };
 for (const [id, action] of Object.entries(ACTIONS)) $(id).onclick = () => players.length && action();
 addEventListener("keydown", (event) => {
-  const { target } = event, key = event.key.length > 1 ? event.key : event.key.toLowerCase(); // with caps lock, too
+  const { target } = event, key = event.key.replace(/^.$/, (letter) => letter.toLowerCase()); // caps lock may be on
   const own = target.matches("select, input") || (key === " " && target.matches("button, a"));
   if (!KEYS[key] || !players.length || own || event.ctrlKey || event.metaKey || event.altKey) return;
-  event.preventDefault();
-  KEYS[key]();
+  event.preventDefault(), KEYS[key]();
 });
 $("body").onchange = () => (location.hash = $("body").value);
 $("one").onchange = $("two").onchange = () =>
