@@ -218,7 +218,8 @@ def draw_curves(data: pd.DataFrame, ylabel: str) -> Figure:
     """
     look, family = styles(set(data.curve)), data.script.map(ALGORITHMS.family)
     columns, rows, cells = min(3, data.panel.nunique()), 0, []
-    for name in len(look) > 6 and sorted(set(family.dropna())) or [""]:
+    families = sorted(set(family.dropna())) if len(look) > 6 else []
+    for name in families or [""]:
         panels = data[family.isna() | (family == name)] if name else data
         panels = list(panels.groupby("panel"))
         cells += [(columns * rows + i, name, *panel) for i, panel in enumerate(panels, 1)]
