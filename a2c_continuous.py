@@ -47,7 +47,6 @@ import time
 import warnings
 import zipfile
 from contextlib import ExitStack, closing, contextmanager, suppress
-from importlib.metadata import distributions
 
 import gymnasium as gym
 from filelock import FileLock, Timeout
@@ -154,6 +153,35 @@ class Networks(nn.Module):
 
 
 # ---- Losses ----
+def critic_loss(nets, data, args):
+    """Return ½ of the mean squared error of V over a batch, a scalar, and what to log of it."""
+    values = nets.critic(data.observations)
+    value_loss = 0.5 * ((values - data.returns) ** 2).mean()
+    return value_loss, {"value_loss": value_loss}
+
+
+def actor_loss(nets, data, args):
+    """Return minus the objective over a batch, a scalar, and what to log of it."""
+    policy = nets.actor.distribution(data.observations)
+    log_probs = policy.log_prob(data.actions).sum(-1)
+    # ∇J = E[A ∇log π(a|s)]   [Williams 1992; Mnih et al. 2016, Sec. 4]
+    policy_loss = -(data.advantages * log_probs).mean()
+    entropy = policy.entropy().sum(-1).mean()
+    metrics = {"policy_loss": policy_loss, "entropy": entropy}
+    if args.ent_coef > 0:
+        policy_loss = policy_loss - args.ent_coef * entropy
+    return policy_loss, metrics
+
+
+def losses_backward(nets, data, args):
+    """Put the gradient of both losses into the parameters; return what to log."""
+    loss, metrics = actor_loss(nets, data, args)
+    value_loss, value_metrics = critic_loss(nets, data, args)
+    (loss + args.vf_coef * value_loss).backward()
+    return {name: value.detach() for name, value in (metrics | value_metrics).items()}
+
+
+# ---- Training ----
 class Rollout:
     """What each environment did in `num_steps` steps: arrays (num_steps, num_envs, ...)."""
 
@@ -199,33 +227,6 @@ def make_batch(nets, rollout, args, device):
     return Batch(*[torch.as_tensor(part).to(device, torch.float32).flatten(0, 1) for part in parts])
 
 
-def critic_loss(nets, data, args):
-    """Return ½ of the mean squared error of V over a batch, a scalar, and what to log of it."""
-    values = nets.critic(data.observations)
-    value_loss = 0.5 * ((values - data.returns) ** 2).mean()
-    return value_loss, {"value_loss": value_loss}
-
-
-def actor_loss(nets, data, args):
-    """Return minus the objective over a batch, a scalar, and what to log of it."""
-    policy = nets.actor.distribution(data.observations)
-    log_probs = policy.log_prob(data.actions).sum(-1)
-    # ∇J = E[A ∇log π(a|s)]   [Williams 1992; Mnih et al. 2016, Sec. 4]
-    policy_loss = -(data.advantages * log_probs).mean()
-    entropy = policy.entropy().sum(-1).mean()
-    metrics = {"policy_loss": policy_loss, "entropy": entropy}
-    return policy_loss - args.ent_coef * entropy, metrics
-
-
-def losses_backward(nets, data, args):
-    """Put the gradient of both losses into the parameters; return what to log."""
-    loss, metrics = actor_loss(nets, data, args)
-    value_loss, value_metrics = critic_loss(nets, data, args)
-    (loss + args.vf_coef * value_loss).backward()
-    return {name: value.detach() for name, value in (metrics | value_metrics).items()}
-
-
-# ---- Training ----
 def train(args: Args) -> dict:
     """Train to `args.total_timesteps`; return what result.json has. `Run` lists the exit codes."""
     with Run(args, at_least_1=("num_steps",)) as run:
@@ -489,11 +490,11 @@ class Run(ExitStack):
         self.progress = checkpoint.pop("progress", {"step": 0, "seconds": 0.0})
         self.global_step = self.iteration_step = self.log_step = self.progress["step"]
         with attempt(f"load {self.name}/checkpoint.pt"):
-            if saved := checkpoint.pop("rb", None):
+            if (saved := checkpoint.pop("rb", None)) and self.global_step:
                 self.rb.pos, self.rb.full = saved.pop("pos"), saved.pop("full")
                 for name, value in saved.items():
                     getattr(self.rb, name)[: len(value)] = value.numpy()
-            for name in {*checkpoint, *self.state} if checkpoint else ():
+            for name in {*checkpoint, *self.state} if self.global_step else ():
                 self.state[name].load_state_dict(deepcopy(checkpoint[name]))  # no view of the file
 
     def save_checkpoint(self) -> None:
@@ -512,12 +513,12 @@ class Run(ExitStack):
     def start(self) -> None:
         """Write args.json, with what else bears on the results; catch signals; open the log."""
         git = {"cwd": Path(__file__).parent, "shell": True, "capture_output": True, "text": True}
-        commit = subprocess.run("git describe --always --abbrev=40 --dirty", **git).stdout.strip()
+        describe = "git describe --always --dirty --abbrev=40 --exclude=*"  # the commit[-dirty]
+        commit = subprocess.run(describe, **git).stdout.strip() or None
         about = {"script": Path(__file__).name, "git_commit": commit, "device": str(self.device)}
-        with suppress(Exception):  # a package that is not whole
-            about["versions"] = dict(sorted((p.name, p.version) for p in distributions()))
+        names = {"torch", "numpy", "gymnasium", "mujoco", "stable_baselines3"} & {*sys.modules}
+        about["versions"] = {name: sys.modules[name].__version__ for name in sorted(names)}
         save(self.dir / "args.json", vars(self.args) | about)
-        (self.dir / "result.json").unlink(missing_ok=True)
         with suppress(ValueError):  # in another thread than the main one, which gets the signals
             for signum in signal.SIGINT, signal.SIGTERM:
                 self.callback(signal.signal, signum, signal.signal(signum, self.stop))
@@ -529,9 +530,10 @@ class Run(ExitStack):
         self.writer = self.enter_context(SummaryWriter(str(self.dir), purge_step=step + 1))
         bar = {"unit": " steps", "leave": False, "disable": None if sys.stderr else True}
         self.bar = self.enter_context(tqdm(total=total, initial=step, **bar))
-        self.log_time = time.perf_counter()
-        self.start_time = self.log_time - self.progress["seconds"]
+        self.start_time = time.perf_counter() - self.progress["seconds"]
         self.save_checkpoint()  # what can't be saved ends the run here
+        (self.dir / "result.json").unlink(missing_ok=True)
+        self.log_time = time.perf_counter()
 
     def stop(self, signum, _):
         """Let SIGTERM or Ctrl-C end the run after the step; a Ctrl-C after that ends it at once."""

@@ -32,7 +32,7 @@ seed with the median last evaluation among those whose weights were kept. The
 [longer runs](../docs/results.md#longer-runs) are one run each,
 SAC's on Walker2d and A3C's on HalfCheetah and Walker2d are next to the median, and some are
 [not the table's runs](../docs/results.md#how-they-were-made). For {", ".join(LEARNING[0])} on
-{" and ".join(LEARNING[1])} there are weights from earlier in training, too:
+{" and ".join(LEARNING[1])}, and svg0 on the first, there are weights from earlier in training, too:
 copies of `model.pt`, made while a run trained.
 Weights are those of the first evaluation at or after the step in the name. The return is the mean ±
 standard deviation of {EPISODES} episodes of the deterministic policy.
@@ -83,7 +83,8 @@ def keep(args: dict, weights: Path, steps: int, to: Path) -> None:
         print(f"{path.name} stays in full precision")
         path.write_bytes(save(tensors, about))
         return
-    played = {"episodes": EPISODES, "mean": half["mean"], "std": half["std"]}
+    played = {"episodes": EPISODES, "seed": None, "best": False}
+    played |= {"mean": half["mean"], "std": half["std"]}
     path.write_bytes(save(halves, about | {"played": json.dumps(played)}))
 
 

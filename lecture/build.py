@@ -5,7 +5,8 @@ tests; writes site/, which opens from disk without a network. Where something no
 nothing is written: each fault gets a line, the exit code is 2.
 
 Links in the notes: code:td3/critic_loss, rung:ddpg-td3, test:test_losses/check_polyak, and scenes
-of watch.html, watch:Hopper-v4/ddpg@50000/td3: text, until policies/ has what they play.
+of watch.html, watch:Hopper-v4/ddpg@50000/td3: text, and after "Live:" nothing, until policies/ has
+what they play.
 """
 
 import ast

@@ -386,11 +386,12 @@ def site(tmp_path_factory):
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "repository"
     with FileLock(f"{folder}.lock"):
-        if not (folder / "site").exists():
+        if not (folder / "site" / "watch-data.js").exists():  # written last
+            shutil.rmtree(folder, ignore_errors=True)
             torch.manual_seed(1)
             copy_of_repo(folder)
             with torch.no_grad():
-                for name, body in [*RANDOM.items(), ("td3", "HalfCheetah-v4")]:  # on DDPG's slide
+                for name, body in RANDOM.items():
                     write_random(folder / "policies", name, body)
             done = build(folder)
             assert done.returncode == 0, done.stderr

@@ -66,6 +66,7 @@ def signal_at(step, script, monkeypatch, signum=signal.SIGTERM, late=False):
 # ---- What it leaves ----
 def test_files_say_what_the_run_was(quick, script, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # but it is not to be used
+    monkeypatch.delitem(sys.modules, "mujoco", raising=False)  # the simulator is another one
     run_dir, result = quick(learning_starts=10**6, cuda=False)
     points = scalars(run_dir)
     assert result["eval_episodes"] == 2
@@ -76,14 +77,16 @@ def test_files_say_what_the_run_was(quick, script, monkeypatch):
     about = json.loads((run_dir / "args.json").read_text())
     assert set(vars(script.Args())) < set(about)
     assert about["script"] == f"{script.__name__}.py"
+    assert [*about["versions"]] == ["gymnasium", "numpy", "stable_baselines3", "torch"]
     assert about["versions"]["torch"].startswith("2.")
     assert (about["device"], about["torch_threads"]) == ("cpu", 1)
     assert "git_commit" in about
 
 
 def test_commit_of_changed_code_is_said_to_be_dirty(quick, script, monkeypatch, tmp_path):
-    commit = "git init -q && touch x.py && git add . && git -c user.name=x -c user.email=x commit"
-    subprocess.run(f"{commit} -qm x && echo 1 > x.py", shell=True, cwd=tmp_path, check=True)
+    git = "git -c user.name=x -c user.email=x"
+    commit = f"git init -q && touch x.py && git add . && {git} commit -qm x && {git} tag -am v1 v1"
+    subprocess.run(f"{commit} && echo 1 > x.py", shell=True, cwd=tmp_path, check=True)
     monkeypatch.setattr(script, "__file__", str(tmp_path / "x.py"))
     about = json.loads((quick(total_timesteps=10)[0] / "args.json").read_text())
     assert re.fullmatch("[0-9a-f]{40}-dirty", about["git_commit"])
@@ -285,6 +288,15 @@ def test_second_interrupt_quits_at_once(start, tmp_path):
     process.join(10)
     assert process.exitcode == -signal.SIGINT
     assert checkpoint_step(tmp_path / "runs" / "hurry") == 0
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_after_any_signal_is_pythons_own(script, first):
+    before = signal.getsignal(signal.SIGINT)
+    with script.Run(script.Args(env_id="toy/Count-v0")) as run:
+        run.stops = []
+        run.stop(first, None)
+    assert signal.signal(signal.SIGINT, before) == signal.SIG_DFL
 
 
 def test_run_stopped_at_its_last_step_gets_its_evaluation(quick, script, monkeypatch, tmp_path):

@@ -225,7 +225,7 @@ def test_scene_is_in_the_address_and_keys_do_everything(tab):
     page.keyboard.press("ArrowRight")
     one = page.evaluate(state)
     assert one != first
-    page.keyboard.press("r")
+    page.keyboard.press("R")  # as with caps lock
     assert page.evaluate(state) == first
     page.keyboard.press("n")
     assert page.evaluate(state) != first
