@@ -373,6 +373,22 @@ def test_finished_run_returns_at_once_and_can_be_extended(quick):
     assert same(weights(run_dir), weights(whole))
 
 
+def test_a_start_that_went_wrong_can_be_mended(quick, script, monkeypatch):
+    """At step 0 a checkpoint holds what the seed makes anew: nothing of it is loaded."""
+    with monkeypatch.context() as patch:
+        patch.setattr(script, "critic_loss", die)
+        with pytest.raises(Death):
+            quick(run_name="x", checkpoint_interval=0)
+
+    class Wider(script.Networks):
+        def __init__(self, *words):
+            super().__init__(*words)
+            self.new_target = torch.nn.Linear(2, 2)
+
+    monkeypatch.setattr(script, "Networks", Wider)
+    assert quick(run_name="x", checkpoint_interval=0, resume=True)[1]["step"] == 300
+
+
 def test_run_that_ended_between_two_checkpoints_goes_on_from_its_end(quick, capsys):
     run_dir, _ = quick(run_name="x", total_timesteps=250, learning_starts=10**6)
     assert checkpoint_step(run_dir) == 250
