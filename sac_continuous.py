@@ -465,7 +465,7 @@ class Run(ExitStack):
         if self.progress and not checkpoint:
             fail(f"{self.name} is finished and has no checkpoint to continue from")
         with attempt(f"load {self.name}/checkpoint.pt"):
-            self.progress = checkpoint.pop("progress") if checkpoint else {"step": 0, "seconds": 0.0}
+            self.progress = checkpoint.pop("progress") if checkpoint else {"step": 0, "seconds": 0}
             self.global_step = self.iteration_step = self.log_step = self.progress["step"]
             if (saved := checkpoint.pop("rb", None)) and self.global_step:
                 self.rb.pos, self.rb.full = saved.pop("pos"), saved.pop("full")
