@@ -2,12 +2,14 @@
 
 README.md: the evaluations at the last step that all runs of a script have reached. docs/results.md:
 those at three steps, with others', then results/apart.csv's.
-The page of a script, where it has the marks: those of each seed.
+The page of a script: those of each seed.
 """
 
 import re
 import sys
 from pathlib import Path
+
+import pandas as pd
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -77,15 +79,20 @@ def by_step(data, beside: bool) -> str:
 
 
 def by_seed(runs) -> str:
-    """Return a row an environment: the last evaluation of each seed, of a script's runs."""
+    """Return a row an environment: evaluations at the last step that all of a curve have reached.
+
+    They are those of each seed, mean ± std of these, and that of the seeds' means of the last five.
+    """
     seeds, rows = sorted(set(runs.seed)), []
     for (panel, curve), own in runs.groupby(["panel", "curve"]):
-        last = own.sort_values("step").groupby("seed").last()
-        cells = [f"{x:.0f}" if x == x else "" for x in last["mean"].reindex(seeds)]
-        both = cell(last["mean"].agg(["mean", "std"])), f"{last['mean'].median():.0f}"
-        name = f"{panel} {curve.partition(' ')[2]}".strip()
-        rows.append([name, short(last.step.min()), *cells, *both])
-    head = ["environment", "steps", *(f"seed {seed}" for seed in seeds), "mean ± std", "median"]
+        end = own.groupby("seed").step.max().min()
+        own = own[own.step <= 1.05 * end].sort_values("step").groupby("seed")["mean"]
+        last, five = own.last(), own.apply(lambda evaluations: evaluations.tail(5).mean())
+        cells = [f"{x:.0f}" if x == x else "" for x in last.reindex(seeds)]
+        both = [cell(scores.agg(["mean", "std"])) for scores in (last, five)]
+        name = f"{panel}, {curve.partition(' ')[2]}".removesuffix(", ")
+        rows.append([name, short(end), *cells, *both])
+    head = ["environment", "steps", *(f"seed {seed}" for seed in seeds), "mean ± std", "last five"]
     return markdown(head, 1, rows)
 
 
@@ -96,6 +103,7 @@ def pages() -> dict[Path, str]:
     ]
     results = [by_step(data, True), by_step(apart, False)]
     tables = {ROOT / "README.md": [by_script(data)], ROOT / "docs" / "results.md": results}
+    data = pd.concat([data, apart[~apart.script.isin(data.script)]])
     tables |= {ROOT / "docs" / f"{name}.md": [by_seed(own)] for name, own in data.groupby("script")}
     renewed = {}
     for page, parts in tables.items():
