@@ -449,12 +449,12 @@ MORE = {"total_timesteps": 500}
 # what happened to a finished run of 300 steps, with what it is resumed, what the error says
 REFUSED = {
     "another seed": (without(), {"seed": 9}, "seed 1"),
-    "another script": (of_another_script, MORE, "has script other.py, you gave"),
-    "an argument that is new": (lacks_gamma, MORE, "has gamma (not known), you gave 0.99"),
+    "another script": (of_another_script, MORE, "has script other.py, not"),
+    "an argument that is new": (lacks_gamma, MORE, "has gamma None, not 0.99"),
     "other arguments": (
         without(),
         MORE | {"gamma": 0.5, "eval_interval": 50},
-        "has gamma 0.99, you gave 0.5",
+        "has eval_interval 100, not 50; gamma 0.99, not 0.5",
     ),
     "only args.json": (
         without("result.json", "checkpoint.pt"),
