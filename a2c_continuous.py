@@ -42,7 +42,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 import warnings
 import zipfile
@@ -524,9 +523,6 @@ class Run(ExitStack):
                 self.callback(signal.signal, signum, signal.signal(signum, self.stop))
         total, step = self.args.total_timesteps, self.global_step
         say(f"{self.name}: steps {step:,} to {total:,} on {self.device}")
-        hook = threading.excepthook  # `log` raises the errors of the writer's thread again
-        threading.excepthook = lambda failed: failed.exc_type is OSError or hook(failed)
-        self.callback(setattr, threading, "excepthook", hook)
         self.writer = self.enter_context(SummaryWriter(str(self.dir), purge_step=step + 1))
         bar = {"unit": " steps", "leave": False, "disable": None if sys.stderr else True}
         self.bar = self.enter_context(tqdm(total=total, initial=step, **bar))
