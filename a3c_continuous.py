@@ -17,7 +17,7 @@ One worker is A2C, bit for bit. A run of several is not reproducible, nor the sa
 Departures from the paper:
 1. R bootstraps with V of the true last observation where a time limit ends an episode.
 2. Observations and rewards are normalised; gradients are clipped; weights start orthogonal.
-3. Advantages are GAE's, the paper's where λ = 1; RMSprop's ε, 1e-5, is outside the root.
+3. Rollouts of 64 steps, not episodes; no LSTM or entropy bonus; RMSprop's ε outside the root.
 And running episodes are cut every `checkpoint_interval` steps, as by a time limit.
 
     python a3c_continuous.py --env-id Hopper-v4

@@ -9,12 +9,12 @@
 Critic: minimise the cross-entropy of ΦY and Z(s, a), Y = r₁ + … + γᵏ⁻¹rₖ + γᵏ(1-d) Z'(s', μ'(s')).
 Actor: maximise E[Q(s, μ(s))], Q = E[Z]. Parent: ddpg_continuous.py, from which it differs in
 1. a distributional critic over 51 returns from `v_min` to `v_max`, to which Φ projects,
-2. n-step targets: k = n, or fewer where the episode ends.
+2. n-step targets: k = n, or fewer where the episode ends; and a learning rate of 1e-3.
 
 Departures from the paper:
 1. No prioritised replay: batches are uniform.
 2. The actors are `num_envs` environments in step with the learner; noise of 0.1, not 0.3.
-3. Networks, delays and Polyak averaging are the parent's; the learning rate is larger, n is 3.
+3. Networks, random steps, delays and Polyak averaging are the parent's; n is 3, not 5.
 And running episodes are cut every `checkpoint_interval` steps, as by a time limit.
 
     python d4pg_continuous.py --env-id Hopper-v4

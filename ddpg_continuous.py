@@ -11,7 +11,7 @@ Critic: minimise E[(Q(s,a) - y)²], y = r + γ(1-d) Q'(s', μ'(s')). Actor: maxi
 Departures from the paper:
 1. Layers of 256, the action in the first; no batch norm, weight decay or special initialisation.
 2. Gaussian exploration noise, not Ornstein-Uhlenbeck; `learning_starts` random steps come first.
-3. From TD3: Adam at 3e-4, batches of 256, τ = 0.005, delayed updates; target smoothing, off here.
+3. From TD3's code: Adam at 3e-4, batches of 256, τ = 0.005, delayed updates; smoothing, off here.
 And running episodes are cut every `checkpoint_interval` steps, as by a time limit.
 
     python ddpg_continuous.py --env-id Hopper-v4

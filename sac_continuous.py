@@ -14,7 +14,7 @@ Parent: svg0_continuous.py, from which it differs in
 3. a state-dependent σ, no slow copy or delay of the actor, faster critics, fewer random steps.
 
 Departures from the paper:
-1. Random steps first; log σ in [-20, 2]; critics at 1e-3; α tuned by log α; log π is of tanh(u).
+1. Random steps first; log σ in [-20, 2]; critics at 1e-3; α tuned by log α.
 And running episodes are cut every `checkpoint_interval` steps, as by a time limit.
 
     python sac_continuous.py --env-id Hopper-v4

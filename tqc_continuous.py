@@ -15,7 +15,7 @@ Parent: sac_continuous.py, from which it differs in
 
 Departures from the paper:
 1. Two critics with two layers of 256, the parent's, where the paper has five with three of 512.
-2. Random steps first; log σ in [-20, 2]; critics at 1e-3; α tuned by log α; log π is of tanh(u).
+2. Random steps first; critics at 1e-3; α's loss is linear in α, the sum of the critics' is taken.
 And running episodes are cut every `checkpoint_interval` steps, as by a time limit.
 
     python tqc_continuous.py --env-id Hopper-v4
