@@ -9,12 +9,12 @@
 Critic: minimise E[(Q(s,a) - y)²], y = r + γ(1-d) V'(s'). Q(s,a) = V(s) - ½ (a-μ(s))ᵀP(s)(a-μ(s)).
 Parent: ddpg_continuous.py, from which it differs in
 1. a critic that is quadratic in the action: its maximum V(s) is known, at μ(s), and needs no actor,
-2. settings: a larger learning rate and more noise, smaller τ and batches, fewer random steps.
+2. settings: a larger learning rate and more noise, smaller batches, fewer random steps.
 
 Departures from the paper:
 1. a - μ is in units of half the action range.
 2. Gaussian exploration noise, not Ornstein-Uhlenbeck; `learning_starts` random steps come first.
-3. No models or imagined steps, one update a step; networks and delayed target of DDPG's script.
+3. No models or imagined steps, no batch norm, one update a step; DDPG's networks, delayed target.
 And running episodes are cut every `checkpoint_interval` steps, as by a time limit.
 
     python naf_continuous.py --env-id Hopper-v4
@@ -60,7 +60,7 @@ class Args:
     learning_rate: float = 1e-3  # learning rate of the Adam optimizer
     buffer_size: int = 1_000_000  # transitions that the replay buffer holds
     gamma: float = 0.99  # discount factor γ
-    tau: float = 0.002  # Polyak coefficient τ of the target network
+    tau: float = 0.005  # Polyak coefficient τ of the target network
     batch_size: int = 100  # transitions in an update
     exploration_noise: float = 0.3  # std of exploration noise, relative to half the action range
     learning_starts: int = 1_000  # steps of uniformly random actions before learning starts
@@ -104,7 +104,7 @@ class QNetwork(nn.Module):
 
     def forward(self, x, a):
         v, mu, factor = self.heads(x)
-        # A(s, a) = -½ uᵀPu = -½ |uᵀL|², P = LLᵀ, u = (a - μ) / scale   [Gu et al. 2016, Eq. 3]
+        # A(s, a) = -½ uᵀPu = -½ |uᵀL|², P = LLᵀ, u = (a - μ) / scale   [Gu et al. 2016, Sec. 4]
         u = (a - mu) / self.action_scale  # departure: in half the action range
         return v - 0.5 * (u.unsqueeze(1) @ factor).square().sum((1, 2))
 
