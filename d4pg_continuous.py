@@ -423,9 +423,10 @@ class Run(ExitStack):
         self.open_folder()
         old, self.progress = load(self.dir / "args.json"), load(self.dir / "result.json")
         now = json.loads(json.dumps(vars(args) | {"script": Path(__file__).name}))  # as in the file
-        differ = {name for name in now if old and old.get(name) != now[name]}
+        known = dict.fromkeys(now, "(not known)") | old
+        differ = {name for name in now if old and known[name] != now[name]}
         if differ := sorted(differ - {"resume", "run_name", "total_timesteps"}):
-            fail(f"{self.name} has {'; '.join(f'{k} {old.get(k)}, not {now[k]}' for k in differ)}")
+            fail(f"{self.name} has {'; '.join(f'{k} {known[k]}, not {now[k]}' for k in differ)}")
         self.global_step = self.progress.get("step", 0)
         if self.global_step >= args.total_timesteps:
             say(f"{self.name} is finished")

@@ -81,13 +81,15 @@ def by_step(data, beside: bool) -> str:
 def by_seed(runs) -> str:
     """Return a row an environment: evaluations at the last step that all of a curve have reached.
 
-    They are those of each seed, mean ± std of these, and that of the seeds' means of the last five.
+    They are those of each seed, mean ± std of these, and that of the seeds' means of the last five,
+    if these are at most half of all.
     """
     seeds, rows = sorted(set(runs.seed)), []
     for (panel, curve), own in runs.groupby(["panel", "curve"]):
         end = own.groupby("seed").step.max().min()
-        own = own[own.step <= 1.05 * end].sort_values("step").groupby("seed")["mean"]
-        last, five = own.last(), own.apply(lambda evaluations: evaluations.tail(5).mean())
+        own = own[own.step <= 1.005 * end].sort_values("step").groupby("seed")["mean"]
+        last = own.last()
+        five = own.apply(lambda scores: scores.tail(5).mean()).where(own.size() > 9)
         cells = [f"{x:.0f}" if x == x else "" for x in last.reindex(seeds)]
         both = [cell(scores.agg(["mean", "std"])) for scores in (last, five)]
         name = f"{panel}, {curve.partition(' ')[2]}".removesuffix(", ")

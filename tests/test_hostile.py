@@ -273,11 +273,13 @@ def test_full_disk_under_tensorboard_ends_with_one_line(quick, script, monkeypat
         return real(run, *words)
 
     monkeypatch.setattr(script.Run, "end_iteration", end_iteration)
-    monkeypatch.setattr(threading, "excepthook", Mock())  # else the writer's thread's traceback
+    monkeypatch.setattr(threading, "excepthook", hook := Mock())
     with pytest.raises(SystemExit, match="^1$"):
         quick(run_name="x")
     monkeypatch.undo()
     assert capfd.readouterr().err == "error: OSError: [Errno 28] No space left on device\n"
+    hook.assert_called_once()  # Python's prints the traceback of the writer's thread
+    assert hook.call_args[0][0].exc_type is OSError
 
 
 @DDPG

@@ -450,7 +450,7 @@ MORE = {"total_timesteps": 500}
 REFUSED = {
     "another seed": (without(), {"seed": 9}, "seed 1"),
     "another script": (of_another_script, MORE, "has script other.py, not"),
-    "an argument that is new": (lacks_gamma, MORE, "has gamma None, not 0.99"),
+    "an argument that is new": (lacks_gamma, MORE, "has gamma (not known), not 0.99"),
     "other arguments": (
         without(),
         MORE | {"gamma": 0.5, "eval_interval": 50},
