@@ -190,6 +190,10 @@ class Rollout:
         self.rewards, self.discounted_returns = np.zeros((2, num_steps, num_envs))
         self.terminations, self.dones = np.zeros((2, num_steps, num_envs), bool)
 
+    def flat(self, array):
+        """Return the steps of an array one after another: (batch, ...)."""
+        return array.reshape(-1, *array.shape[2:])
+
 
 class Batch(NamedTuple):
     """What the losses need of some steps, (batch, ...); observations are normalised."""
@@ -223,13 +227,12 @@ def make_batch(nets, rollout, args, device):
     actions = torch.as_tensor(rollout.actions, device=device)
     advantages = estimate_advantages(rollout, rewards, values, next_values, args)
     parts = [x[0], actions, advantages, advantages + values]
-    return Batch(*[torch.as_tensor(part).to(device, torch.float32).flatten(0, 1) for part in parts])
+    return Batch(*[torch.as_tensor(rollout.flat(part)).to(device, torch.float32) for part in parts])
 
 
 def train(args: Args) -> dict:
     """Train to `args.total_timesteps`; return what result.json has. `Run` lists the exit codes."""
     with Run(args, at_least_1=("num_steps",)) as run:
-        batch_size = args.num_envs * args.num_steps
         nets = Networks(run.obs_dim, run.act_dim, run.act_low, run.act_high, args).to(run.device)
         optimizer = optim.RMSprop(nets.parameters(), lr=args.learning_rate, eps=1e-5)
         rollout = Rollout(args.num_steps, args.num_envs, run.obs_dim, run.act_dim)
@@ -256,7 +259,7 @@ def train(args: Args) -> dict:
                 obs = run.reset_finished(next_obs, dones)
 
             # Estimate
-            nets.return_normalizer.update(rollout.discounted_returns.reshape(batch_size))
+            nets.return_normalizer.update(rollout.flat(rollout.discounted_returns))
             batch = make_batch(nets, rollout, args, run.device)
 
             # Learn
@@ -267,7 +270,7 @@ def train(args: Args) -> dict:
             metrics = backward_losses(nets, batch, args)
             nn.utils.clip_grad_norm_(nets.parameters(), args.max_grad_norm)
             optimizer.step()
-            nets.actor.obs_normalizer.update(rollout.observations.reshape(batch_size, -1))
+            nets.actor.obs_normalizer.update(rollout.flat(rollout.observations))
 
             residual = batch.advantages.var(correction=0) / (batch.returns.var(correction=0) + 1e-8)
             metrics["explained_variance"] = 1 - residual

@@ -194,6 +194,10 @@ class Rollout:
         self.rewards, self.discounted_returns = np.zeros((2, num_steps, num_envs))
         self.terminations, self.dones = np.zeros((2, num_steps, num_envs), bool)
 
+    def flat(self, array):
+        """Return the steps of an array one after another: (batch, ...)."""
+        return array.reshape(-1, *array.shape[2:])
+
 
 class Batch(NamedTuple):
     """What the losses need of some steps, (batch, ...); observations are normalised."""
@@ -227,7 +231,7 @@ def make_batch(nets, rollout, args, device):
     actions = torch.as_tensor(rollout.actions, device=device)
     advantages = estimate_advantages(rollout, rewards, values, next_values, args)
     parts = [x[0], actions, advantages, advantages + values]
-    return Batch(*[torch.as_tensor(part).to(device, torch.float32).flatten(0, 1) for part in parts])
+    return Batch(*[torch.as_tensor(rollout.flat(part)).to(device, torch.float32) for part in parts])
 
 
 class Shared(NamedTuple):
@@ -268,7 +272,6 @@ def train(args: Args, number: int = 0, shared: Shared | None = None) -> dict:
     """Train to `args.total_timesteps`; return what result.json has. `Run` lists the exit codes."""
     with Run(args, at_least_1=("num_steps", "num_workers")) as run:
         run.device = torch.device("cpu")  # workers are processes, which share its memory
-        batch_size = args.num_envs * args.num_steps
         nets = Networks(run.obs_dim, run.act_dim, run.act_low, run.act_high, args).to(run.device)
         rollout = Rollout(args.num_steps, args.num_envs, run.obs_dim, run.act_dim)
         backward_losses = run.compile(losses_backward)
@@ -309,7 +312,7 @@ def train(args: Args, number: int = 0, shared: Shared | None = None) -> dict:
                 obs = run.reset_finished(next_obs, dones)
 
             # Estimate
-            shared.nets.return_normalizer.update(rollout.discounted_returns.reshape(batch_size))
+            shared.nets.return_normalizer.update(rollout.flat(rollout.discounted_returns))
             nets.return_normalizer.load_state_dict(shared.nets.return_normalizer.state_dict())
             batch = make_batch(nets, rollout, args, run.device)
 
@@ -324,12 +327,12 @@ def train(args: Args, number: int = 0, shared: Shared | None = None) -> dict:
             for param, mine in zip(shared.nets.parameters(), nets.parameters(), strict=True):
                 param.grad = mine.grad
             optimizer.step()
-            shared.nets.actor.obs_normalizer.update(rollout.observations.reshape(batch_size, -1))
+            shared.nets.actor.obs_normalizer.update(rollout.flat(rollout.observations))
 
             residual = batch.advantages.var(correction=0) / (batch.returns.var(correction=0) + 1e-8)
             metrics["explained_variance"] = 1 - residual
             metrics["charts/learning_rate"] = torch.tensor(optimizer.param_groups[0]["lr"])
-            shared.steps[number] += batch_size
+            shared.steps[number] += args.num_envs * args.num_steps
             run.global_step = int(shared.steps.sum())
             nets.load_state_dict(shared.nets.state_dict())  # what is evaluated and saved
             if number > 0:

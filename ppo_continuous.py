@@ -201,6 +201,10 @@ class Rollout:
         self.rewards, self.discounted_returns = np.zeros((2, num_steps, num_envs))
         self.terminations, self.dones = np.zeros((2, num_steps, num_envs), bool)
 
+    def flat(self, array):
+        """Return the steps of an array one after another: (batch, ...)."""
+        return array.reshape(-1, *array.shape[2:])
+
 
 class Batch(NamedTuple):
     """What the losses need of some steps, (batch, ...); observations are normalised."""
@@ -236,15 +240,14 @@ def make_batch(nets, rollout, args, device):
     log_probs = nets.actor.distribution(x[0]).log_prob(actions).sum(-1)
     advantages = estimate_advantages(rollout, rewards, values, next_values, args)
     parts = [x[0], actions, log_probs, advantages, advantages + values]
-    return Batch(*[torch.as_tensor(part).to(device, torch.float32).flatten(0, 1) for part in parts])
+    return Batch(*[torch.as_tensor(rollout.flat(part)).to(device, torch.float32) for part in parts])
 
 
 def train(args: Args) -> dict:
     """Train to `args.total_timesteps`; return what result.json has. `Run` lists the exit codes."""
     with Run(args, at_least_1=("num_steps", "num_minibatches", "update_epochs")) as run:
-        batch_size = args.num_envs * args.num_steps
-        if 2 * args.num_minibatches > batch_size:
-            fail(f"--num-minibatches must be at most half of the {batch_size} steps of a rollout")
+        if 2 * args.num_minibatches > args.num_envs * args.num_steps:
+            fail("--num-minibatches must be at most half of --num-envs times --num-steps")
         nets = Networks(run.obs_dim, run.act_dim, run.act_low, run.act_high, args).to(run.device)
         optimizer = optim.Adam(nets.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
         rollout = Rollout(args.num_steps, args.num_envs, run.obs_dim, run.act_dim)
@@ -271,7 +274,7 @@ def train(args: Args) -> dict:
                 obs = run.reset_finished(next_obs, dones)
 
             # Estimate
-            nets.return_normalizer.update(rollout.discounted_returns.reshape(batch_size))
+            nets.return_normalizer.update(rollout.flat(rollout.discounted_returns))
             batch = make_batch(nets, rollout, args, run.device)
 
             # Learn
@@ -280,7 +283,7 @@ def train(args: Args) -> dict:
                 optimizer.param_groups[0]["lr"] = remaining * args.learning_rate
             history = []
             for _ in range(args.update_epochs):
-                order = torch.randperm(batch_size, device=run.device)
+                order = torch.randperm(len(batch.returns), device=run.device)
                 for i in order.tensor_split(args.num_minibatches):
                     data = Batch(*[part[i] for part in batch])
                     optimizer.zero_grad()
@@ -289,7 +292,7 @@ def train(args: Args) -> dict:
                     optimizer.step()
                 if args.target_kl is not None and history[-1]["approx_kl"] > args.target_kl:
                     break
-            nets.actor.obs_normalizer.update(rollout.observations.reshape(batch_size, -1))
+            nets.actor.obs_normalizer.update(rollout.flat(rollout.observations))
 
             metrics = {name: torch.stack([m[name] for m in history]).mean() for name in history[0]}
             residual = batch.advantages.var(correction=0) / (batch.returns.var(correction=0) + 1e-8)

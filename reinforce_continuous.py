@@ -192,9 +192,9 @@ class Rollout:
         self.rewards, self.discounted_returns = np.zeros((2, num_steps, num_envs))
         self.terminations, self.dones = np.zeros((2, num_steps, num_envs), bool)
 
-    def first_episodes(self):
-        """Tell which steps are of the first episode of their environment."""
-        return self.dones.cumsum(0) - self.dones == 0
+    def flat(self, array):
+        """Return the steps of an array one after another: (batch, ...)."""
+        return array[self.dones.cumsum(0) - self.dones == 0]  # of each environment's first episode
 
 
 class Batch(NamedTuple):
@@ -231,11 +231,10 @@ def make_batch(nets, rollout, args, device):
         values, next_values = np.zeros((2, *values.shape))
     actions = torch.as_tensor(rollout.actions, device=device)
     returns = estimate_returns(rollout, rewards, next_values, args)
-    used = rollout.first_episodes()
     if args.baseline == "mean":
-        values = returns[used].mean()
+        values = rollout.flat(returns).mean()
     parts = [x[0], actions, returns - values, returns]
-    return Batch(*[torch.as_tensor(part).to(device, torch.float32)[used] for part in parts])
+    return Batch(*[torch.as_tensor(rollout.flat(part)).to(device, torch.float32) for part in parts])
 
 
 def train(args: Args) -> dict:
@@ -269,7 +268,7 @@ def train(args: Args) -> dict:
                     break
 
             # Estimate
-            nets.return_normalizer.update(rollout.discounted_returns[rollout.first_episodes()])
+            nets.return_normalizer.update(rollout.flat(rollout.discounted_returns))
             batch = make_batch(nets, rollout, args, run.device)
 
             # Learn
@@ -280,7 +279,7 @@ def train(args: Args) -> dict:
             metrics = backward_losses(nets, batch, args)
             nn.utils.clip_grad_norm_(nets.parameters(), args.max_grad_norm)
             optimizer.step()
-            nets.actor.obs_normalizer.update(rollout.observations[rollout.first_episodes()])
+            nets.actor.obs_normalizer.update(rollout.flat(rollout.observations))
 
             residual = batch.advantages.var(correction=0) / (batch.returns.var(correction=0) + 1e-8)
             metrics["explained_variance"] = 1 - residual
