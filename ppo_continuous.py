@@ -187,7 +187,8 @@ def losses_backward(nets, data, args):
     """Put the gradient of both losses into the parameters; return what to log."""
     loss, metrics = actor_loss(nets, data, args)
     value_loss, value_metrics = critic_loss(nets, data, args)
-    (loss + args.vf_coef * value_loss).backward()
+    loss = loss + args.vf_coef * value_loss
+    loss.backward()
     return {name: value.detach() for name, value in (metrics | value_metrics).items()}
 
 
