@@ -224,7 +224,7 @@ def estimate_advantages(rollout, rewards, values, next_values, args):
     # A_t = δ_t + γλ A_{t+1}, within an episode   [Schulman et al. 2016, Eq. 16]
     decay = args.gamma * args.gae_lambda * (1 - rollout.dones)
     advantages, following = np.zeros_like(deltas), 0.0
-    for t in reversed(range(len(deltas))):
+    for t in reversed(range(len(rewards))):
         advantages[t] = following = deltas[t] + decay[t] * following
     return advantages
 

@@ -209,13 +209,11 @@ class Batch(NamedTuple):
 def estimate_returns(rollout, rewards, next_values, args):
     """Return R, (num_steps, num_envs), from r and V(s') of each step."""
     # where a time limit ends an episode, V(s') stands for the rewards that would follow
-    cut = rollout.dones & ~rollout.terminations
-    rewards = rewards + args.gamma * cut * next_values
+    rewards = rewards + args.gamma * (rollout.dones & ~rollout.terminations) * next_values
     # R_t = r_t + γ R_{t+1}, within an episode   [Williams 1992]
-    decay = args.gamma * (1 - rollout.dones)
     returns, following = np.zeros_like(rewards), next_values[-1]
     for t in reversed(range(len(rewards))):
-        returns[t] = following = rewards[t] + decay[t] * following
+        returns[t] = following = rewards[t] + args.gamma * (1 - rollout.dones[t]) * following
     return returns
 
 
