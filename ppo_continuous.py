@@ -175,8 +175,7 @@ def actor_loss(nets, data, args):
     policy_loss = -torch.min(ratio * advantages, clipped * advantages).mean()
     entropy = policy.entropy().sum(-1).mean()
     metrics = {"policy_loss": policy_loss, "entropy": entropy}
-    # an unbiased, low-variance estimate of KL(π_old, π)   [Schulman 2020]
-    metrics["approx_kl"] = (ratio - 1 - log_ratio).mean()
+    metrics["approx_kl"] = (ratio - 1 - log_ratio).mean()  # ≈ KL(π_old, π)   [Schulman 2020]
     metrics["clipfrac"] = (ratio != clipped).float().mean()
     if args.ent_coef > 0:
         policy_loss = policy_loss - args.ent_coef * entropy
