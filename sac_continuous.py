@@ -466,7 +466,7 @@ class Run(ExitStack):
             fail(f"{self.name} is finished and has no checkpoint to continue from")
         with attempt(f"load {self.name}/checkpoint.pt"):
             self.progress = checkpoint.pop("progress") if checkpoint else {"step": 0, "seconds": 0}
-            self.global_step = self.iteration_step = self.log_step = self.progress["step"]
+            self.global_step = self.iteration_step = self.progress["step"]
             if (saved := checkpoint.pop("rb", None)) and self.global_step:
                 self.rb.pos, self.rb.full = saved.pop("pos"), saved.pop("full")
                 for name, value in saved.items():
@@ -476,8 +476,6 @@ class Run(ExitStack):
 
     def save_checkpoint(self) -> None:
         """Save what `begin` was given; of a replay buffer as much as is filled."""
-        step, seconds = self.global_step, time.perf_counter() - self.start_time
-        self.progress |= {"step": step, "seconds": seconds, "SPS": step / (seconds or 1)}
         saved = {"progress": self.progress} | {k: v.state_dict() for k, v in self.state.items()}
         if rb := self.rb:
             arrays = {name: v for name, v in vars(rb).items() if isinstance(v, np.ndarray)}
@@ -507,7 +505,6 @@ class Run(ExitStack):
         self.start_time = time.perf_counter() - self.progress["seconds"]
         self.save_checkpoint()  # what can't be saved ends the run here
         (self.dir / "result.json").unlink(missing_ok=True)
-        self.log_time = time.perf_counter()
 
     def stop(self, signum, _):
         """Let SIGTERM or Ctrl-C end the run after the step; a Ctrl-C after that ends it at once."""
@@ -575,9 +572,10 @@ class Run(ExitStack):
                 self.finite(name, saved)
             for name, value in metrics.items():
                 self.log(name if "/" in name else f"losses/{name}", value.mean())
-            speed = (self.global_step - self.log_step) / (time.perf_counter() - self.log_time)
+            step, seconds = self.global_step, time.perf_counter() - self.start_time
+            speed = (step - self.progress["step"]) / (seconds - self.progress["seconds"])
             self.log("charts/SPS", speed)
-            self.log_step, self.log_time = self.global_step, time.perf_counter()
+            self.progress |= {"step": step, "seconds": seconds, "SPS": step / seconds}
         if evaluating:
             rest = tqdm.format_interval(max(left, 0) / speed) if metrics else "?"  # no update yet
             self.evaluate(f", {speed:.0f} steps/s, {rest} left")
