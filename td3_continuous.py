@@ -45,7 +45,7 @@ import zipfile
 from contextlib import ExitStack, closing, contextmanager, suppress
 
 import gymnasium as gym
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from stable_baselines3.common.utils import set_random_seed
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -368,7 +368,15 @@ class Run(ExitStack):
     def __init__(self, args, at_least_1=()):
         super().__init__()
         check_args(args, at_least_1)
-        self.args, self.runs = args, Path("runs").absolute()  # an environment may change folders
+        if args.resume and not args.run_name:
+            fail("--resume needs --run-name")
+        now = time.strftime("%Y-%m-%d_%H-%M-%S") + f"-{time.time_ns() % 10**9:09}"
+        default = f"{args.env_id}__{args.exp_name}__{args.seed}__{now}"
+        args.run_name = args.run_name or re.sub(r"[/\\:\s]", "-", default)
+        self.args, self.name = args, f"runs/{args.run_name}"
+        self.dir = Path(self.name).absolute()  # an environment may change the working folder
+        if args.run_name == ".." or self.dir.name != args.run_name:
+            fail(f"--run-name takes no path: {args.run_name!r}")
         self.envs = self.enter_context(closing(make_envs(args, args.num_envs)))
         self.obs_dim = self.envs.single_observation_space.shape[0]
         self.obs_space = gym.spaces.Box(-np.inf, np.inf, (self.obs_dim,), np.float32)
@@ -404,7 +412,12 @@ class Run(ExitStack):
         self.state, self.rb, self.stops, args = state, rb, [], self.args
         # made now, because a simulator may refuse to run twice
         self.eval_envs = self.enter_context(closing(make_envs(args, args.eval_episodes)))
-        self.open_folder()
+        with attempt(f"write {self.name}"):
+            self.dir.mkdir(parents=True, exist_ok=True)
+            if not args.resume and {*os.listdir(self.dir)} - {"lock"}:  # more than a failed start
+                fail(f"{self.name} exists: choose another --run-name, or --resume to continue it")
+        with attempt(f"lock {self.name} (is another process training in it?)", code=3):
+            self.enter_context(FileLock(self.dir / "lock", timeout=0))
         old, self.progress = load(self.dir / "args.json"), load(self.dir / "result.json")
         now = json.loads(json.dumps(vars(args) | {"script": Path(__file__).name}))  # as in the file
         known = dict.fromkeys(now, "(not known)") | old
@@ -420,26 +433,6 @@ class Run(ExitStack):
             fail(f"{self.name} is at step {self.global_step}, beyond {args.total_timesteps}")
         self.start()
         return self.begin_segment()
-
-    def open_folder(self) -> None:
-        """Make the run's folder, or reopen it to resume, and lock it."""
-        args, now = self.args, time.strftime("%Y-%m-%d_%H-%M-%S") + f"-{time.time_ns() % 10**9:09}"
-        if args.resume and not args.run_name:
-            fail("--resume needs --run-name")
-        default = f"{args.env_id}__{args.exp_name}__{args.seed}__{now}"
-        args.run_name = args.run_name or re.sub(r"[/\\:\s]", "-", default)
-        self.name, self.dir = f"runs/{args.run_name}", self.runs / args.run_name
-        self.command = f"python {Path(__file__).name} --resume --run-name {args.run_name}"
-        if args.run_name == ".." or self.dir.name != args.run_name:
-            fail(f"--run-name takes no path: {args.run_name!r}")
-        with attempt(f"write {self.name}"):
-            self.dir.mkdir(parents=True, exist_ok=True)
-            if not args.resume and {*os.listdir(self.dir)} - {"lock"}:  # more than a failed start
-                fail(f"{self.name} exists: choose another --run-name, or --resume to continue it")
-            try:
-                self.enter_context(FileLock(self.dir / "lock", timeout=0))
-            except Timeout:
-                fail(f"another process is training in {self.name}", code=3)
 
     def restore(self) -> None:
         """Load what `save_checkpoint` saved, if there is a checkpoint."""
@@ -530,7 +523,7 @@ class Run(ExitStack):
         """Return `value`; end the run before a checkpoint gets what no float32 can hold."""
         numbers = value if isinstance(value, np.ndarray) else torch.as_tensor(value)
         if not (abs(numbers) <= torch.finfo(torch.float32).max).all():
-            fail(f"{name} is not finite at step {self.global_step} of runs/{self.args.run_name}", 1)
+            fail(f"{name} is not finite at step {self.global_step} of {self.name}", 1)
         return value
 
     def log(self, tag: str, value) -> None:
@@ -564,7 +557,8 @@ class Run(ExitStack):
         if boundary:
             self.save_checkpoint()
             if self.stopping and left > 0:
-                say(f"stopped at step {self.global_step:,}; to go on: {self.command}")
+                command = f"python {Path(__file__).name} --resume --run-name {self.args.run_name}"
+                say(f"stopped at step {step:,}; to go on: {command}")
                 raise SystemExit(75 if signal.SIGTERM in self.stops else 130)
         self.iteration_step = self.global_step
         return self.begin_segment() if boundary else obs
