@@ -396,10 +396,10 @@ def save(path: Path, content: dict) -> None:
         temporary.replace(path)
 
 
-def load(path: Path) -> dict:
+def load(path: Path, missing_ok: bool = True) -> dict:
     """Return what `save` wrote, nothing where there is no such file."""
     with attempt(f"load {path}"):
-        if not path.exists():
+        if missing_ok and not path.exists():
             return {}
         if path.suffix == ".json":
             return dict(json.loads(path.read_text()))
@@ -486,10 +486,8 @@ class Run(ExitStack):
         return self.begin_segment()
 
     def restore(self) -> None:
-        """Load what `save_checkpoint` saved, if there is a checkpoint."""
-        checkpoint = load(self.dir / "checkpoint.pt")
-        if self.progress and not checkpoint:
-            fail(f"{self.name} is finished and has no checkpoint to continue from")
+        """Load what `save_checkpoint` saved, if it did: a finished run is not begun anew."""
+        checkpoint = load(self.dir / "checkpoint.pt", missing_ok=not self.progress)
         with attempt(f"load {self.name}/checkpoint.pt"):
             self.progress = checkpoint.pop("progress") if checkpoint else {"step": 0, "seconds": 0}
             self.global_step = self.iteration_step = self.progress["step"]

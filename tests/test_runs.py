@@ -461,7 +461,7 @@ REFUSED = {
         {"env_id": "toy/OneSided-v0"},
         "Count",
     ),
-    "no checkpoint": (without("checkpoint.pt"), MORE, "no checkpoint"),
+    "no checkpoint": (without("checkpoint.pt"), MORE, "No such file"),
     "cut checkpoint": (cut("checkpoint.pt", 1000), MORE, "checkpoint.pt"),
     "empty checkpoint": (cut("checkpoint.pt", 0), MORE, "checkpoint.pt"),
     "foreign checkpoint": (foreign, MORE, "checkpoint.pt"),
