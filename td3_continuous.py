@@ -426,7 +426,6 @@ class Run(ExitStack):
             fail(f"{self.name} has {'; '.join(f'{k} {known[k]}, not {now[k]}' for k in differ)}")
         self.global_step = self.progress.get("step", 0)
         if self.global_step >= args.total_timesteps:
-            say(f"{self.name} is finished")
             return None
         self.restore()
         if self.global_step > args.total_timesteps != old.get("total_timesteps"):
@@ -581,14 +580,14 @@ class Run(ExitStack):
         say(f"step {self.global_step:,}: return {mean:.1f} ± {std:.1f}{speed}")
 
     def finish(self) -> dict:
-        """Write result.json, the mark of a finished run, and return what it has."""
+        """Write result.json, the mark of a finished run, if it is new; return what it has."""
         if not (self.dir / "result.json").exists():
             if self.progress.get("eval_step") != self.global_step:  # stopped before its evaluation
                 self.evaluate()
             save(self.dir / "result.json", self.progress)
-            say(f"{self.name} is finished at step {self.global_step:,}")
-            say(f"  tensorboard --logdir {self.name}")
-            say(f"  python evaluate.py {self.name} --video video.mp4")
+        say(f"{self.name} is finished at step {self.global_step:,}")
+        say(f"  tensorboard --logdir {self.name}")
+        say(f"  python evaluate.py {self.name} --video video.mp4")
         return self.progress
 
 
