@@ -301,11 +301,8 @@ def attempt(task: str, code: int = 2):
 
 def say(message: str) -> None:
     """Print a line above the bar. If its reader is gone, as `| tee` is after Ctrl-C, go on."""
-    try:
-        with tqdm.external_write_mode():
-            print(message, flush=True)
-    except OSError:
-        sys.stdout = None
+    with suppress(OSError), tqdm.external_write_mode():
+        print(message, flush=True)
 
 
 def check_args(args, at_least_1) -> None:
