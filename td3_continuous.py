@@ -520,19 +520,18 @@ class Run(ExitStack):
     def log(self, tag: str, value) -> None:
         self.writer.add_scalar(tag, self.finite(tag, value), self.global_step)
 
-    def due(self, interval: int) -> bool:
-        """Tell whether a multiple of `interval` was passed in this iteration; never for 0."""
-        return interval > 0 and self.global_step // interval > self.iteration_step // interval
+    def due(self, *intervals: int) -> bool:
+        """Tell whether a multiple of an interval was passed in this iteration; 0 has none."""
+        return any(n > 0 and self.global_step // n > self.iteration_step // n for n in intervals)
 
     def at_boundary(self) -> bool:
         """Tell whether `end_iteration` will save a checkpoint and cut the running episodes."""
-        last = self.global_step >= self.args.total_timesteps
-        return last or self.stopping or self.due(self.args.checkpoint_interval)
+        return self.stopping or self.due(self.args.checkpoint_interval, self.args.total_timesteps)
 
     def end_iteration(self, obs, metrics: dict):
         """Log, evaluate, save, stop: whatever is due. Return the observations to go on with."""
         left, boundary = self.args.total_timesteps - self.global_step, self.at_boundary()
-        evaluating = left <= 0 or self.due(self.args.eval_interval)
+        evaluating = self.due(self.args.eval_interval, self.args.total_timesteps)
         if evaluating or boundary or self.due(1_000):
             for name, saved in self.state["nets"].state_dict().items():
                 self.finite(name, saved)
