@@ -563,8 +563,7 @@ class Run(ExitStack):
 
     def finite(self, name: str, value):
         """Return `value`; end the run before a checkpoint gets what no float32 can hold."""
-        numbers = value if isinstance(value, np.ndarray) else torch.as_tensor(value)
-        if not (abs(numbers) <= torch.finfo(torch.float32).max).all():
+        if not (np.abs(value) <= np.finfo(np.float32).max).all():
             fail(f"{name} is not finite at step {self.global_step} of {self.name}", 1)
         return value
 
@@ -585,9 +584,9 @@ class Run(ExitStack):
         evaluating = self.due(self.args.eval_interval, self.args.total_timesteps)
         if evaluating or boundary or self.due(1_000):
             for name, saved in self.state["nets"].state_dict().items():
-                self.finite(name, saved)
+                self.finite(name, saved.cpu().numpy())
             for name, value in metrics.items():
-                self.log(name if "/" in name else f"losses/{name}", value.mean())
+                self.log(name if "/" in name else f"losses/{name}", value.mean().item())
             step, seconds = self.global_step, time.perf_counter() - self.start_time
             speed = (step - self.progress["step"]) / (seconds - self.progress["seconds"])
             self.log("charts/SPS", speed)
