@@ -390,21 +390,24 @@ class Run(ExitStack):
         self.global_step = self.progress.get("step", 0)
         if self.global_step >= args.total_timesteps:
             return None
-        # without its checkpoint a finished run is not begun anew
-        checkpoint = load(self.dir / "checkpoint.pt", missing_ok=not self.progress)
-        with attempt(f"load {self.name}/checkpoint.pt"):
-            self.progress = checkpoint.pop("progress") if checkpoint else {"step": 0, "seconds": 0}
-            self.global_step = self.iteration_step = self.progress["step"]
-            if arrays := checkpoint.pop("rb", None):
-                rb.pos, rb.full = arrays.pop("pos"), arrays.pop("full")
-                for name, value in arrays.items():
-                    getattr(rb, name)[: len(value)] = value.numpy()
-            for name in {*checkpoint, *state} if self.global_step else ():
-                state[name].load_state_dict(deepcopy(checkpoint[name]))  # no view of the file
+        self.restore()
         if self.global_step > args.total_timesteps != old.get("total_timesteps"):
             fail(f"{self.name} is at step {self.global_step}, beyond {args.total_timesteps}")
         self.start()
         return self.begin_segment()
+
+    def restore(self) -> None:
+        """Load what `save_checkpoint` saved, if it did: a finished run is not begun anew."""
+        checkpoint = load(self.dir / "checkpoint.pt", missing_ok=not self.progress)
+        with attempt(f"load {self.name}/checkpoint.pt"):
+            self.progress = checkpoint.pop("progress") if checkpoint else {"step": 0, "seconds": 0}
+            self.global_step = self.iteration_step = self.progress["step"]
+            if (saved := checkpoint.pop("rb", None)) and self.global_step:
+                self.rb.pos, self.rb.full = saved.pop("pos"), saved.pop("full")
+                for name, value in saved.items():
+                    getattr(self.rb, name)[: len(value)] = value.numpy()
+            for name in {*checkpoint, *self.state} if self.global_step else ():
+                self.state[name].load_state_dict(deepcopy(checkpoint[name]))  # no view of the file
 
     def save_checkpoint(self) -> None:
         """Save what `begin` was given; of a replay buffer as much as is filled."""
