@@ -119,7 +119,8 @@ def open_run(run: Path, args: Args, episodes: int | None = None, **how):
     about = read_about(run)["args"]
     script = load_script(args.script or Path(__file__).with_name(Path(about["script"]).name))
     known = {field.name for field in fields(script.Args)}
-    run_args = script.Args(**{key: value for key, value in about.items() if key in known})
+    about = {k: tuple(v) if isinstance(v, list) else v for k, v in about.items() if k in known}
+    run_args = script.Args(**about)
     run_args.seed = run_args.seed if args.seed is None else args.seed
     torch.set_num_threads(run_args.torch_threads)
     episodes = episodes or args.episodes or run_args.eval_episodes

@@ -492,8 +492,6 @@ class Run(ExitStack):
         if self.global_step >= args.total_timesteps:
             return None
         self.restore()
-        if self.global_step > args.total_timesteps != old.get("total_timesteps"):
-            fail(f"{self.name} is at step {self.global_step}, beyond {args.total_timesteps}")
         self.start()
         return self.begin_segment()
 
@@ -534,7 +532,7 @@ class Run(ExitStack):
             for signum in signal.SIGINT, signal.SIGTERM:
                 self.callback(signal.signal, signum, signal.signal(signum, self.stop))
         total, step = self.args.total_timesteps, self.global_step
-        say(f"{self.name}: steps {step:,} to {total:,} on {self.device}")
+        say(f"{self.name}: {self.args.env_id}, steps {step:,} to {total:,} on {self.device}")
         self.writer = self.enter_context(SummaryWriter(str(self.dir), purge_step=step + 1))
         bar = {"unit": " steps", "leave": False, "disable": None if sys.stderr else True}
         self.bar = self.enter_context(tqdm(total=total, initial=step, **bar))
@@ -654,12 +652,10 @@ class Run(ExitStack):
 
 
 if __name__ == "__main__":
-    if sys.stdout:  # a console without a letter shows a question mark
-        sys.stdout.reconfigure(errors="replace")
     about = __doc__.splitlines()[0]
     args = tyro.cli(Args, description=about)
     if args.resume:  # what is not given is as it was
         old = load(Path("runs", args.run_name or "", "args.json"))
-        old = {name: value for name, value in old.items() if name in vars(args)}
+        old = {k: tuple(v) if isinstance(v, list) else v for k, v in old.items() if k in vars(args)}
         args = tyro.cli(Args, default=Args(**old), description=about)
     train(args)

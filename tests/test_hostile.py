@@ -315,7 +315,7 @@ def test_what_a_run_prints_where_there_is_no_terminal(script, tmp_path):
     assert (process.returncode, process.stderr) == (0, "")
     returned = r"return -?\d+\.\d ± \d+\.\d"
     lines = [
-        rf"runs/{name}: steps 0 to 200 on cpu",
+        rf"runs/{name}: HalfCheetah-v4, steps 0 to 200 on cpu",
         rf"step 100: {returned}, \d+ steps/s, (\?|\d\d:\d\d) left",
         rf"step 200: {returned}, \d+ steps/s, 00:00 left",
         rf"runs/{name} is finished at step 200",
@@ -327,10 +327,9 @@ def test_what_a_run_prints_where_there_is_no_terminal(script, tmp_path):
     *_, played = [shlex.split(line) for line in process.stdout.splitlines()]
     assert evaluate.tyro.cli(evaluate.Args, args=played[2:]).video.name == "video.mp4"
     typed = [*command[:2], "--resume", "--run-name", name, "--total-timesteps", "400"]
-    env = os.environ | {"PYTHONIOENCODING": "ascii"}  # a console that has not every letter
-    process = subprocess.run(typed, cwd=tmp_path, env=env, capture_output=True, text=True)
+    process = subprocess.run(typed, cwd=tmp_path, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
-    assert re.search(rf"step 400: {returned.replace('±', '[?]')}, ", process.stdout)
+    assert re.search(rf"step 400: {returned}, ", process.stdout)
     assert f"runs/{name} is finished at step 400" in process.stdout
 
 

@@ -1,9 +1,12 @@
 """The code that docs/your_own_work.md prints does what the page says."""
 
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+import torch
 from conftest import OWN, QUICK, ROOT, only
 
 import ddpg_continuous as ddpg
@@ -39,6 +42,31 @@ def test_policy_plays_as_the_evaluations_do(script, tmp_path, monkeypatch):
             done = terminated or truncated
         returns.append(sum(rewards))
     assert np.mean(returns) == pytest.approx(result["eval_mean"], rel=1e-4)
+
+
+def test_q_of_a_file_of_policies(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    names = {}
+    exec(block("open_run"), names)
+    assert (names["q"].shape, names["q"].dtype) == ((1,), torch.float32)
+
+
+def test_a_copy_may_have_sizes_in_a_tuple(tmp_path):
+    """JSON has none: it is one again in a resumed run and in evaluate.py."""
+    text = (ROOT / "ddpg_continuous.py").read_text("utf-8")
+    text = text.replace("    seed: int", "    sizes: tuple[int, ...] = (3,)\n    seed: int", 1)
+    layer = "self.extra = nn.Linear(*args.sizes + (4,))\n        "
+    (tmp_path / "mine.py").write_text(
+        text.replace("self.actor =", layer + "self.actor =", 1), "utf-8"
+    )
+    options = "--env-id InvertedPendulum-v4 --learning-starts 50 --eval-episodes 1 --sizes 5"
+    for further in f"{options} --total-timesteps 60", "--resume --total-timesteps 80":
+        command = [sys.executable, "mine.py", "--run-name", "x", *further.split()]
+        process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert (process.returncode, process.stderr) == (0, "")
+    run = tmp_path / "runs" / "x"
+    (played,) = evaluate.main(evaluate.Args((run,), script=tmp_path / "mine.py"))
+    assert len(played["returns"]) == 1
 
 
 def test_own_environment_trains_and_is_filmed(tmp_path, monkeypatch):
