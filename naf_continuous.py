@@ -9,7 +9,7 @@
 Critic: minimise E[(Q(s,a) - y)²], y = r + γ(1-d) V'(s'). Q(s,a) = V(s) - ½ (a-μ(s))ᵀP(s)(a-μ(s)).
 Parent: ddpg_continuous.py, from which it differs in
 1. a critic that is quadratic in the action: its maximum V(s) is known, at μ(s), and needs no actor,
-2. settings: a larger learning rate and more noise, smaller batches, fewer random steps.
+2. settings: more noise, smaller batches, fewer random steps.
 
 Departures from the paper:
 1. a - μ is in units of half the action range.
@@ -57,7 +57,7 @@ from tqdm import tqdm
 class Args:
     env_id: str = "Hopper-v4"  # id of a gymnasium environment with continuous actions
     total_timesteps: int = 1_000_000  # environment steps of the run
-    learning_rate: float = 1e-3  # learning rate of the Adam optimizer
+    learning_rate: float = 3e-4  # learning rate of the Adam optimizer
     buffer_size: int = 1_000_000  # transitions that the replay buffer holds
     gamma: float = 0.99  # discount factor γ
     tau: float = 0.005  # Polyak coefficient τ of the target network

@@ -397,7 +397,7 @@ def test_run_that_ended_between_two_checkpoints_goes_on_from_its_end(quick, caps
     assert checkpoint_step(run_dir) == 250
     _, result = quick(run_name="x", resume=True, total_timesteps=400, learning_starts=10**6)
     assert result["step"] == 400
-    assert "runs/x: steps 250 to 400 on cpu" in capsys.readouterr().out
+    assert "steps 250 to 400 on cpu" in capsys.readouterr().out
     steps = [event.step for event in scalars(run_dir)["eval/episodic_return"]]
     assert steps == [100, 200, 250, 300, 400]
 
