@@ -10,6 +10,7 @@ deviations divide by n - 1. The data have a row for each point, with the columns
 tag, panel (the environment), script, curve, seed, step, hours and mean.
 """
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from scipy.stats import bootstrap, trim_mean
 RETURN = "eval/episodic_return"
 MIN_SEEDS = 5  # for a bootstrap interval, and for a comparison
 NUMBERS = ["mean", "std", "iqm", "low", "high"]  # columns of the table
+NUMBER = r"(?<==)(-?\d+\.?\d*(?:e[-+]?\d+)?)"  # an argument's, in the name of a curve
 ROOT = Path(__file__).parent
 PUBLISHED = ROOT / "results" / "published.csv"
 WORTH = "In one task, 20 % of equal pairs seem to differ with 3 runs, 10 % with 5, 6 % with 10."
@@ -76,9 +78,14 @@ def summarize(scores: pd.DataFrame) -> pd.DataFrame:
 
 # ---- Table ----
 def ordered(curves) -> list[str]:
-    """Return the curves in the order of the table of algorithms, then by name."""
+    """Return the curves in the order of the table of algorithms, then by name, then by numbers."""
     place = {script: i for i, script in enumerate(ALGORITHMS.index)}
-    return sorted(set(curves), key=lambda curve: (place.get(curve.split()[0], len(place)), curve))
+
+    def key(curve):
+        name, *numbers = re.split(NUMBER, curve)
+        return place.get(curve.split()[0], len(place)), name, [*map(float, numbers[::2])], curve
+
+    return sorted(set(curves), key=key)
 
 
 def title(curve: str) -> str:

@@ -40,6 +40,13 @@ def write(run_dir, values, purge_step=1, seconds=3600, **settings):
     return run_dir
 
 
+def test_values_of_an_argument_are_in_the_order_of_their_size():
+    rates = ["ddpg learning_rate=3e-05", "ddpg learning_rate=0.0001", "ddpg learning_rate=0.001"]
+    sizes = [f"sac batch_size={n}{more}" for n in (64, 256, 1024) for more in ("", " tau=0.01")]
+    names = ["mine", "mine hidden=(64, 8)", "mine v=1.2.3"]
+    assert stats.ordered([*names, *sizes, *rates]) == rates + sizes + names
+
+
 def read(*paths, tag=EVAL):
     """Return the points of a tag."""
     return plot.read(plot.Args(tuple(paths), tag=(tag,)))
