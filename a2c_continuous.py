@@ -388,7 +388,7 @@ def save(path: Path, content: dict) -> None:
 
 
 def load(path: Path, missing_ok: bool = True) -> dict:
-    """Return what `save` wrote, nothing where there is no such file."""
+    """Return what `save` wrote; nothing where there is no such file and there need be none."""
     with attempt(f"load {path}"):
         if missing_ok and not path.exists():
             return {}
