@@ -240,11 +240,11 @@ def train(args: Args) -> dict:
             for update in range(first, run.global_step):
                 data = rb.sample(args.batch_size)
                 q_optimizer.zero_grad()
-                metrics |= backward_critic(nets, data, args)
+                metrics.update(backward_critic(nets, data, args))
                 q_optimizer.step()
                 if update % args.policy_frequency == 0:
                     actor_optimizer.zero_grad()
-                    metrics |= backward_actor(nets, data, args)
+                    metrics.update(backward_actor(nets, data, args))
                     actor_optimizer.step()
                     polyak_update(nets.actor, nets.target_actor, args.tau)
                     polyak_update(nets.qf1, nets.qf1_target, args.tau)

@@ -194,7 +194,7 @@ def train(args: Args) -> dict:
             for update in range(first, run.global_step):
                 data = rb.sample(args.batch_size)
                 q_optimizer.zero_grad()
-                metrics |= backward_critic(nets, data, args)
+                metrics.update(backward_critic(nets, data, args))
                 q_optimizer.step()
                 if update % args.policy_frequency == 0:
                     polyak_update(nets.qf1, nets.qf1_target, args.tau)

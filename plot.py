@@ -75,18 +75,18 @@ def read_scalars(run_dir: Path) -> pd.DataFrame:
         scalars = [scalar for scalar in scalars if scalar[1] < begin]
         before = scalars[-1][2] if scalars else 0.0
         for event in events:
-            hours = before + (event.wall_time - events[0].wall_time) / 3600
+            hours = round(before + (event.wall_time - events[0].wall_time) / 3600, 5)  # to 0.04 s
             scalars += [(v.tag, event.step, hours, v.simple_value) for v in event.summary.value]
     types = {"tag": str, "step": int, "hours": float, "value": float}
     return pd.DataFrame(scalars, columns=list(types)).astype(types)
 
 
 def select(scalars: pd.DataFrame, tag: str) -> pd.DataFrame:
-    """Return the points of a tag, with as few digits as name a float32 and 0.04 s: a small CSV."""
+    """Return the points of a tag, with as few digits as name a float32: a small CSV."""
     values = scalars[(scalars.tag == tag) & np.isfinite(scalars.value)]
     if values.empty:
         raise ValueError(f"no {tag} in its event files")
-    points = values.groupby("step").agg(hours=("hours", "last"), mean=("value", "mean")).round(5)
+    points = values.groupby("step").agg(hours=("hours", "last"), mean=("value", "mean"))
     points["std"] = scalars[scalars.tag == f"{tag}_std"].groupby("step").value.last()
     points[["mean", "std"]] = np.float32(points[["mean", "std"]]).astype(str).astype(float)
     return points.reset_index().assign(tag=tag)
@@ -282,8 +282,8 @@ def main(args: Args) -> None:
             figures["comparison"] = draw_comparison(steps, scores)
         try:
             args.out.mkdir(parents=True, exist_ok=True)
-            for old in args.out.glob("comparison.[ps][nv]g"):  # of other runs
-                old.unlink()
+            for old in "comparison.png", "comparison.svg":  # of other runs
+                (args.out / old).unlink(missing_ok=True)
             for name, figure in figures.items():
                 figure.savefig(args.out / f"{name}.png")
                 figure.savefig(args.out / f"{name}.svg", metadata={"Date": None})

@@ -153,7 +153,7 @@ def critic_loss(nets, data, args):
     qf2_a_values = nets.qf2(data.observations, data.actions)
     qf2_loss = F.mse_loss(qf2_a_values, next_q_value)
     metrics = {"qf1_loss": qf1_loss.detach(), "qf1_values": qf1_a_values.detach()}
-    metrics |= {"qf2_loss": qf2_loss.detach(), "qf2_values": qf2_a_values.detach()}
+    metrics.update(qf2_loss=qf2_loss.detach(), qf2_values=qf2_a_values.detach())
     return qf1_loss + qf2_loss, metrics
 
 
@@ -223,11 +223,11 @@ def train(args: Args) -> dict:
             for update in range(first, run.global_step):
                 data = rb.sample(args.batch_size)
                 q_optimizer.zero_grad()
-                metrics |= backward_critic(nets, data, args)
+                metrics.update(backward_critic(nets, data, args))
                 q_optimizer.step()
                 if update % args.policy_frequency == 0:
                     actor_optimizer.zero_grad()
-                    metrics |= backward_actor(nets, data, args)
+                    metrics.update(backward_actor(nets, data, args))
                     actor_optimizer.step()
                     polyak_update(nets.actor, nets.target_actor, args.tau)
                     polyak_update(nets.qf1, nets.qf1_target, args.tau)

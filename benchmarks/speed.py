@@ -124,7 +124,8 @@ def contend(folder, core, barrier, seconds, env_id, first, block, function, argu
     folder.mkdir()
     os.chdir(folder)
     log = os.open("log", os.O_CREAT | os.O_WRONLY)
-    os.dup2(log, 1), os.dup2(log, 2)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
     torch.set_num_threads(1)
     env_class = type(gym.make(env_id).unwrapped)
     original, count = env_class.step, 0

@@ -10,9 +10,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 with open(ROOT / "docs" / "algorithms.csv", encoding="utf-8") as file:
-    ROWS = [row for row in csv.DictReader(file) if row["parent"]]
+    ROWS = list(csv.DictReader(file))
 # parent, child, most lines that may differ (added + removed)
-PAIRS = [(row["parent"], row["script"], int(row["ceiling"])) for row in ROWS]
+PAIRS = [(row["parent"], row["script"], int(row["ceiling"])) for row in ROWS if row["parent"]]
 
 
 def source(name: str) -> str:

@@ -11,7 +11,6 @@ import json
 import sys
 import tempfile
 from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median_low
 
@@ -47,12 +46,6 @@ The site plays them in the browser: `python lecture/build.py`, then open `site/w
 | file | steps | seed | return | trained with |
 |---|--:|--:|--:|---|
 """
-
-
-@dataclass
-class Args:
-    runs: tyro.conf.Positional[Path]  # folder of finished runs
-    to: Path = ROOT / "policies"  # where the files go
 
 
 def medians(folder: Path) -> list[tuple[Path, dict]]:
@@ -112,19 +105,19 @@ def readme(folder: Path) -> str:
     return text
 
 
-def main(args: Args) -> None:
+def main(runs: tyro.conf.Positional[Path], to: Path = ROOT / "policies") -> None:
     torch.set_num_threads(1)
-    args.to.mkdir(exist_ok=True)
-    for run, about in medians(args.runs):
+    to.mkdir(exist_ok=True)
+    for run, about in medians(runs):
         name = about["script"].removesuffix("_continuous.py")
         kept = {about["total_timesteps"]: run / "model.pt"}
         if name in LEARNING[0] and about["env_id"] in LEARNING[1]:
             files = {int(path.stem.split("_")[1]): path for path in run.glob("kept_*.pt")}
             kept = files | kept
         for steps, weights in kept.items():
-            keep(about, weights, steps, args.to)
-    (args.to / "README.md").write_text(readme(args.to))
+            keep(about, weights, steps, to)
+    (to / "README.md").write_text(readme(to))
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    tyro.cli(main, description=__doc__)

@@ -33,7 +33,6 @@ class Note:
 
     file: str
     where: str
-    kind: str
     statement: str
     text: str
     script: str  # whose notes it is in
@@ -99,7 +98,7 @@ def read_notes(script: Script) -> None:
             continue
         text = (body[: fence.start()] + body[fence.end() :]).strip()
         file = f"lecture/notes/{path.name}"
-        note = Note(file, where.strip(), fence[1], fence[2], text, script.name)
+        note = Note(file, where.strip(), fence[2], text, script.name)
         (script.notes if fence[1] == "python" else script.captions).append(note)
 
 
@@ -174,14 +173,14 @@ def find_hunks(old: Script, new: Script) -> list[Hunk]:
         name = head(old, gone.start) if gone else ""
         if come or name in new.functions:
             name = head(new, come.start)
-        last = found[-1].changes[-1] if found and found[-1].head == name else None
-        gap = come.start - last[1].stop if last else 0
-        begun = found[-1].changes[0] if last else last
-        size = come.stop - begun[1].start + gone.stop - begun[0].start - gap if last else 0
-        if last and (gap <= 1 or (gap <= 3 and size <= 12) or name == "Args"):
-            found[-1].changes.append((gone, come))
-        else:
-            found.append(Hunk(name, [(gone, come)]))
+        if found and found[-1].head == name:
+            first, last = found[-1].changes[0], found[-1].changes[-1]
+            gap = come.start - last[1].stop
+            size = come.stop - first[1].start + gone.stop - first[0].start - gap
+            if gap <= 1 or (gap <= 3 and size <= 12) or name == "Args":
+                found[-1].changes.append((gone, come))
+                continue
+        found.append(Hunk(name, [(gone, come)]))
     return found
 
 
@@ -216,12 +215,10 @@ def load():
     def descend(name):
         return [name] + [n for p, child, _ in diffs.PAIRS if p == name for n in descend(child)]
 
-    end = "_continuous.py"
-    names = sorted(path.name.removesuffix(end) for path in ROOT.glob(f"*{end}"))
-    roots = [name for name in names if name not in parents]
+    roots = sorted(row["script"] for row in diffs.ROWS if not row["parent"])
     scripts, rungs = {}, {}
     for name in itertools.chain(*map(descend, roots)):
-        lines = (ROOT / f"{name}{end}").read_text("utf-8").rstrip("\n").split("\n")
+        lines = diffs.source(name).rstrip("\n").split("\n")
         scripts[name] = script = Script(name, parents.get(name), lines)
         read_notes(script)
         parent = scripts.get(script.parent)

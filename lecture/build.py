@@ -4,9 +4,8 @@ Reads the scripts, lecture/notes/ (lecture/anchors.py explains them), docs/, res
 tests; writes site/, which opens from disk without a network. Where something no longer fits
 nothing is written: each fault gets a line, the exit code is 2.
 
-Links in the notes: code:td3/critic_loss, rung:ddpg-td3, test:test_losses/check_polyak, and scenes
-of watch.html, watch:Hopper-v4/ddpg@50000/td3: text, and after "Live:" nothing, until policies/ has
-what they play.
+Links in the notes: code:td3/critic_loss, test:test_losses/check_polyak, and scenes of watch.html,
+watch:Hopper-v4/ddpg@50000/td3: text, and after "Live:" nothing, until policies/ has what they play.
 """
 
 import ast
@@ -46,8 +45,6 @@ def highlight(text: str) -> list[list[tuple[str, str]]]:
     """Return Python's tokens by line: (CSS class, text)."""
     rows = [[]]
     for kind, value in PythonLexer(stripnl=False, ensurenl=False).get_tokens(text):
-        while kind not in STANDARD_TYPES:
-            kind = kind.parent
         classes = ("nf", "nc", "nd", "ow", "k", "c", "s", "m")
         css = next((c for c in classes if STANDARD_TYPES[kind].startswith(c)), "")
         for n, piece in enumerate(value.split("\n")):
@@ -76,7 +73,7 @@ def line_html(row, cut=0, marks=(), css="", number=None) -> str:
             out += f"<mark>{part}</mark>" if marked and part else part
         at += len(piece)
     about = f' id="L{number}" data-n="{number}"' if number else ""
-    return f'<span class="line {css}" style="--i:{max(indent - cut, 0)}"{about}>{out or " "}</span>'
+    return f'<span class="line {css}" style="--i:{max(indent - cut, 0)}"{about}>{out}</span>'
 
 
 def code_html(script: Script, first: int, last: int, hits=()) -> str:
@@ -167,13 +164,13 @@ def hunk_page(hunk: Hunk, old: Script, new: Script) -> dict:
                 pieces.append((part, at, lines))
     slides = []
     for slide in [pieces] if side else deal(pieces, room):
-        slides.append([])
+        shown = []
         for part, group in itertools.groupby(slide, lambda piece: piece[0]):
             sides = {at: "".join(row for row, _ in lines) for _, at, lines in group}
-            slides[-1].append((parts[part][0], sides.get(0, ""), sides.get(1, "")))
+            shown.append((parts[part][0], sides.get(0, ""), sides.get(1, "")))
         high = high if side else sum(high for *_, lines in slide for _, high in lines)
-        slides[-1] = {"parts": slides[-1], "rows": high}
-    slides = [slide for slide in slides if any(kind == "change" for kind, *_ in slide["parts"])]
+        if any(kind == "change" for kind, *_ in shown):
+            slides.append({"parts": shown, "rows": high})
     page = {"head": hunk.head, "caption": hunk.caption, "side": side, "slides": slides}
     return page | {"cols": max(wide, 2 * halves + 4 if side else 0) + 2}
 
@@ -195,14 +192,13 @@ def test_functions(path: Path) -> dict[str, tuple[int, str]]:
 class Text:
     """Markdown with TeX and with links into the site, all checked."""
 
-    def __init__(self, scripts: dict[str, Script], rungs, engine: MiniRacer):
-        self.scripts, self.rungs, self.tests, self.policies = scripts, rungs, {}, policies(scripts)
+    def __init__(self, scripts: dict[str, Script], policies: list[dict], engine: MiniRacer):
+        self.scripts, self.tests, self.policies = scripts, {}, policies
         self.katex, self.known = engine, {}
         self.katex.eval((SITE / "katex" / "katex.min.js").read_text("utf-8"))
         self.markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
         self.markdown.use(dollarmath_plugin, renderer=self.tex, double_inline=False)
         self.markdown.renderer.rules |= {"link_open": self.link, "fence": self.fence}
-        self.file = ""
 
     def html(self, text: str, file: str) -> str:
         """Return text as HTML; a comma or so stays on the line of the short formula before it."""
@@ -237,8 +233,6 @@ class Text:
         if kind == "code" and file in self.scripts:
             if not name or name in self.scripts[file].functions:
                 return f"{file}.html" + (f"#{name}" if name else "")
-        elif kind == "rung" and rest in self.rungs:
-            return f"{rest}.html"
         elif kind == "test":
             found = test_functions(ROOT / "tests" / f"{file}.py").get(name)
             if found:
@@ -246,7 +240,7 @@ class Text:
                 return f"tests.html#{file}.{name}"
         elif kind == "watch" and (scene := self.scene(rest)) is not None:
             return scene
-        elif kind in ("http", "https") or re.fullmatch(r"\w+\.html(#\w+)?", href):
+        elif kind == "https":
             return href
         faults.append(f"{self.file}: a link leads nowhere: {href}")
         return ""
@@ -411,9 +405,6 @@ def write_policies(out: Path, found: list[dict]) -> None:
     def text(path: Path) -> str:
         return base64.b64encode(path.read_bytes()).decode()
 
-    shutil.copytree(SITE / "watch", out / "watch")
-    shutil.copytree(SITE / "mujoco", out / "mujoco")
-    (out / "mujoco" / "mujoco.wasm.gz").unlink()
     wasm = f'window.WASM = "{text(SITE / "mujoco" / "mujoco.wasm.gz")}";'
     (out / "mujoco" / "mujoco.wasm.js").write_text(wasm, "utf-8")
     (out / "policies").mkdir()
@@ -428,12 +419,12 @@ def write_policies(out: Path, found: list[dict]) -> None:
     (out / "watch-data.js").write_text(f"const DATA = {data};", "utf-8")
 
 
-def render(scripts: dict[str, Script], rungs, engine, figures) -> dict[str, str]:
+def render(scripts: dict[str, Script], rungs, played, engine, figures) -> dict[str, str]:
     """Return the site's pages."""
-    text, texts, pages = Text(scripts, rungs, engine), ladder_texts(scripts), {}
+    text, texts, pages = Text(scripts, played, engine), ladder_texts(scripts), {}
     loader = FileSystemLoader(SITE)
     jinja = Environment(loader=loader, undefined=StrictUndefined, autoescape=True)
-    jinja.globals |= {"scripts": scripts, "rungs": rungs, "texts": texts, "html": text.html}
+    jinja.globals |= {"scripts": scripts, "texts": texts, "html": text.html}
     jinja.globals |= {"code_html": code_html, "figures": figures, "videos": videos()}
     jinja.trim_blocks = jinja.lstrip_blocks = True
 
@@ -472,29 +463,26 @@ def render(scripts: dict[str, Script], rungs, engine, figures) -> dict[str, str]
 
 def main(out: Path) -> int:
     scripts, rungs = load()
-    pages = {}
     if not faults:
-        figures = curves(scripts)
+        figures, played = curves(scripts), policies(scripts)
         with MiniRacer() as engine:
-            pages = render(scripts, rungs, engine, figures)
+            pages = render(scripts, rungs, played, engine, figures)
     if faults:
         for fault in dict.fromkeys(faults):
             print("error:", fault, file=sys.stderr)
         return 2
     shutil.rmtree(out, ignore_errors=True)
-    shutil.copytree(SITE / "katex", out / "katex")
+    shutil.copytree(SITE, out, ignore=shutil.ignore_patterns("*.html", "*.gz"))
     for name, page in pages.items():
         (out / name).write_text(page, "utf-8")
     for name, data in figures.items():
         with rc_context(plot.LOOK):
             figure = plot.draw_curves(data, "evaluation return")
             figure.savefig(out / name, metadata={"Date": None})
-    for name in "style.css", "site.js":
-        shutil.copy(SITE / name, out)
     for path in (ROOT / "results").iterdir():
         if path.suffix in (".png", ".gif"):
             shutil.copy(path, out)
-    write_policies(out, policies(scripts))
+    write_policies(out, played)
     print(f"open {out / 'index.html'} in a browser")
     return 0
 

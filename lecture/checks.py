@@ -37,10 +37,9 @@ def cases(script, name: str) -> list[dict]:
 def case(
     script, measure, given, hints, mistakes=(), expected=None, free=(), tolerances=(), **settings
 ):
-    """Return a case: what the script's own function has in this measure, if nothing is expected.
+    """Return a case for `compare`: what the script's own function has, if nothing is expected.
 
-    `hints` is a hint for each name that is measured, or one for all; `mistakes` are pairs of a
-    closer hint and what a known mistake returns.
+    `hints` is a hint for each name that is measured, or one for all.
     """
 
     def listed(value):

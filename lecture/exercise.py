@@ -96,7 +96,7 @@ def task(tree, name: str) -> str:
     uses = sorted(set(re.findall(r"F\.relu|torch\.tanh(?=\(self)|clamp\(-?\d+, \d+\)", code)))
     parts += [f"it uses {', '.join(uses)}"] if uses else []
     parts += [f"it logs {', '.join(''.join(names) for names in logged)}"] if logged else []
-    return "; ".join(parts)
+    return "To do: " + "; ".join(parts) if parts else ""
 
 
 def parts(tree, names: list[str]) -> dict[str, int]:
@@ -112,7 +112,8 @@ def parts(tree, names: list[str]) -> dict[str, int]:
         owner = f"{node.name}." if isinstance(node, ast.ClassDef) else ""
         for member in members:
             name = owner + (getattr(member, "name", None) or ast.unparse(member))
-            found[name.split("\n")[0][:60]] = crc32(ast.unparse(member).encode())
+            text = ast.unparse(member).replace('"', "'")  # Python 3.12 quotes f-strings otherwise
+            found[name.split("\n")[0][:60]] = crc32(text.encode())
     return found
 
 
@@ -127,10 +128,9 @@ def blank(source: str, names: list[str]) -> str:
         inside = [token for token in comments if first <= token.start[0] <= last]
         # a comment behind code explains that line, unless it names a source
         kept = [t.string for t in inside if t.line.lstrip().startswith("#") or "[" in t.string]
-        todo = textwrap.wrap(f"To do: {task(tree, name)}", 96 - indent) if task(tree, name) else []
-        kept += [f"# {line}".replace("\xa0", " ") for line in todo] + [
-            f'raise NotImplementedError("{name}")'
-        ]
+        todo = textwrap.wrap(task(tree, name), 96 - indent)
+        kept += [f"# {line}".replace("\xa0", " ") for line in todo]
+        kept += [f'raise NotImplementedError("{name}")']
         lines[first - 1 : last] = [" " * indent + line for line in kept]
     return "\n".join(lines) + "\n"
 

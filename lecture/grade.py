@@ -113,21 +113,16 @@ def act(tree, script, names):
 def install(script, tree, name: str) -> None:
     """Put a function of the student's file, and the helpers it may call, into the real script."""
     for node in tree.body:  # imports, functions, classes and constants that the script lacks
-        targets = getattr(node, "targets", [getattr(node, "target", node)])
-        targets = [part for target in targets for part in getattr(target, "elts", [target])]
-        names = {getattr(target, "id", getattr(target, "name", None)) for target in targets}
-        if isinstance(node, ast.Import | ast.ImportFrom) or not names & {None, *vars(script)}:
+        if not isinstance(node, ast.Expr | ast.If):
             with suppress(Exception):
-                vars(script).update(run([node], script))
+                made = run([node], script)
+                vars(script).update({k: made[k] for k in made if k not in vars(script)})
     owner, _, method = name.rpartition(".")
     if owner:
-        known = vars(getattr(script, owner))
-        for node in definition(tree, owner).body:
-            if (
-                getattr(node, "name", None) == method
-                or getattr(node, "name", "__doc__") not in known
-            ):
-                setattr(getattr(script, owner), node.name, run([node], script)[node.name])
+        real, own = getattr(script, owner), vars(run([definition(tree, owner)], script)[owner])
+        for part in own:  # the method, and what the script's class lacks
+            if part == method or part not in vars(real):
+                setattr(real, part, own[part])
     elif name != "act":
         vars(script).update(run([definition(tree, name)], script))
 
@@ -188,8 +183,8 @@ def check(tree, algorithm: str, name: str, failed=()) -> Wrong | None:
 # ---- Processes ----
 def work(tree, algorithm, name, failed, sender):
     """Check one function, in a process whose prints nobody sees."""
-    for number, mode in (0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY):
-        os.dup2(os.open(os.devnull, mode), number)
+    for number in range(3):
+        os.dup2(os.open(os.devnull, os.O_RDWR), number)
     torch.set_num_threads(1)
     expected(algorithm, name)
     sender.send("ready")

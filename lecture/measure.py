@@ -499,12 +499,8 @@ def act_extremes(script, **settings):
     return {"smallest action": actions.min(0), "largest action": actions.max(0)}
 
 
-MEASURES = {
-    measure.__name__: measure
-    for measure in (
-        *(forward, distribution, sample, critic_loss, homework_targets, noise_clipped),
-        *(noise_spread, noise_extremes, actor_loss, homework_losses, score_mean, polyak_update),
-        *(estimate_advantages, value_loss, surrogate),
-        *(act_at_random, act_quietly, act_spread, act_extremes),
-    )
-}
+MEASURES = [forward, distribution, sample, critic_loss, homework_targets, noise_clipped]
+MEASURES += [noise_spread, noise_extremes, actor_loss, homework_losses, score_mean, polyak_update]
+MEASURES += [estimate_advantages, value_loss, surrogate]
+MEASURES += [act_at_random, act_quietly, act_spread, act_extremes]
+MEASURES = {measure.__name__: measure for measure in MEASURES}

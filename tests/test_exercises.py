@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from zlib import crc32
 
 import exercise
 import grade
@@ -311,6 +312,12 @@ def test_mistake_is_found_where_it_is(algorithm):
     assert {f"{algorithm} {name}" for name in wrong(algorithm, text)} == set(places)
 
 
+def test_file_of_another_python_is_unchanged():
+    """From 3.12 on `ast.unparse` writes an f-string with other quotes."""
+    (checksum,) = exercise.parts(ast.parse("""f"{a['b']}\""""), []).values()
+    assert checksum == crc32(b"f'{a['b']}'")
+
+
 # ---- Right in other words ----
 ADAPTED = {  # what a body that several scripts share has in each
     "ac_reparam": {"relu": "tanh", "STD": "self.log_std.exp()", "[0]#": "",
@@ -346,6 +353,15 @@ def test_every_function_is_right_in_at_least_three_ways(place):
     for algorithm, names in exercise.EXERCISES.items():
         assert wrong(algorithm, above(algorithm)) == {}
         assert all(tried.count((algorithm, name)) >= 2 for name in names)
+
+
+def test_constant_of_the_class_is_found(place):
+    text = changed(
+        "sac",
+        ("class Actor(nn.Module):\n", "class Actor(nn.Module):\n    LOWEST = -20\n\n"),
+        ("clamp(-20, 2)", "clamp(self.LOWEST, 2)"),
+    )
+    assert wrong("sac", text, ["Actor.distribution"]) == {}
 
 
 def test_own_policy_is_used_where_it_is_right():

@@ -201,6 +201,9 @@ def test_deck_moves_with_the_keyboard(tab):
     page.keyboard.press("Escape")
     sync_api.expect(page.locator(".slide:visible")).to_have_count(last)
     page.click("#slides")
+    page.click("#end")
+    sync_api.expect(page.locator(".slide:visible")).to_have_count(last)
+    page.click("#slides")
     page.keyboard.press("End")
     page.keyboard.press("Space")
     sync_api.expect(page).to_have_url(re.compile(r"/ddpg-(?!td3)\w+\.html#slides$"))
@@ -344,6 +347,8 @@ def refused(tmp_path_factory):
                 (folder / file).write_text(text.replace(old, new, 1))
         if not made:
             shutil.copy(folder / "ddpg_continuous.py", folder / "new_continuous.py")
+            with open(folder / "docs" / "algorithms.csv", "a") as file:
+                file.write("new,,off-policy,NEW,Nobody 2026,#000000,,\n")
         done = build(folder)
         assert done.returncode == 2
         assert not (folder / "site").exists()
@@ -364,6 +369,7 @@ def test_new_script_joins_with_its_notes_and_a_row(tmp_path):
     (folder / "new_continuous.py").write_text(new)
     with open(folder / "docs" / "algorithms.csv", "a") as file:
         file.write("new,ddpg,off-policy,NEW,Nobody 2026,#000000,,2\n")
+    (folder / "mine_continuous.py").write_text("print('a script without a row')\n")
     notes = "# NEW\nAn idea.\n\nText.\n\n## train\n```diff\n+metrics = dict()\n```\nA caption.\n"
     (folder / "lecture" / "notes" / "new.md").write_text(notes)
     done = build(folder)

@@ -342,6 +342,16 @@ def test_what_is_not_kept_is_a_sentence(tab, site):
     sync_api.expect(page.locator("#said")).to_have_text(text)
 
 
+def test_skip_link_leaves_the_scene(tab):
+    page = tab("watch.html#Hopper-v4/td3@7000?start=4")
+    page.focus(".skip")
+    page.keyboard.press("Enter")
+    page.wait_for_function("location.hash === '#main'")
+    page.keyboard.press("ArrowRight")
+    assert "start=4" in page.url
+    assert page.inner_text("#said") == ""
+
+
 def test_axe_finds_nothing(tab):
     page = tab("watch.html#Walker2d-v4/svg0@7000/naf@7000")
     for scheme in "dark", "light":

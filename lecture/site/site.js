@@ -72,6 +72,7 @@ if (start) {
   start.onclick = openDeck;
   document.getElementById("back").onclick = () => show(now - 1);
   document.getElementById("next").onclick = () => show(now + 1);
+  document.getElementById("end").onclick = closeDeck;
   document.addEventListener("fullscreenchange", () => document.fullscreenElement || closeDeck());
   document.addEventListener("keydown", (event) => {
     const turn = { " ": 1, ArrowRight: 1, ArrowDown: 1, PageDown: 1, ArrowLeft: -1, ArrowUp: -1, PageUp: -1 };

@@ -83,7 +83,7 @@ function frame(now) {
   for (; playing && behind >= players[0].dt; behind -= players[0].dt) advance();
   if ($("play").textContent === "Pause" && !playing) update();
   if (playing || !painted) players.forEach((player) => player.draw(player.canvas.stage));
-  if ((playing && now - painted > 150) || !painted) [painted] = [now, players.forEach(paint)];
+  if ((playing && now - painted > 150) || !painted) { players.forEach(paint); painted = now; }
   requestAnimationFrame(frame);
 }
 
@@ -106,7 +106,9 @@ function plot(canvas, [x0, x1], curves, ...marks) {
       const Y = (y) => foot - ((y - low) / (high - low || 1)) * (foot - top);
       const path = points.filter(([, y]) => Number.isFinite(y)).map(([x, y]) => `${X(x)} ${Y(y)}`).join("L");
       pen.stroke(new Path2D(`M${path}`));
-      if (area) pen.globalAlpha = 0.25, pen.fill(new Path2D(`M${path}L${X(x1)} ${foot}L${X(x0)} ${foot}`)), pen.globalAlpha = 1;
+      pen.globalAlpha = 0.25;
+      if (area) pen.fill(new Path2D(`M${path}L${X(x1)} ${foot}L${X(x0)} ${foot}`));
+      pen.globalAlpha = 1;
     } else pen.fillRect(X(points) - 3, top, 6, foot - top);
     pen.fillRect(at, 14, 18, 18);
     Object.assign(pen, { fillStyle: color }).fillText(name, at + 26, 33);
@@ -139,7 +141,10 @@ function bars(canvas, { policy, seen, body }, u, gradient) { // each joint: Î¼ Â
     bar(GREY, X(-1), X(1), 3);
     if (seen.sigma) bar(`${GREEN}88`, X(low[i]), X(high[i]), 16);
     bar(BLUE, X(x) - 4, X(x) + 4, 34);
-    if (gradient) bar(ORANGE, X(x), tip, 6), bar(ORANGE, tip - 3, tip + 3, 20);
+    if (gradient) {
+      bar(ORANGE, X(x), tip, 6);
+      bar(ORANGE, tip - 3, tip + 3, 20);
+    }
     pen.fillStyle = color;
     pen.fillText(body.joints[i], 10, (i + 0.5) * row + 9);
   });
@@ -182,7 +187,8 @@ addEventListener("keydown", (event) => {
   const { target } = event, key = event.key.replace(/^.$/, (letter) => letter.toLowerCase()); // caps lock may be on
   const own = target.matches("select, input") || (key === " " && target.matches("button, a"));
   if (!KEYS[key] || !players.length || own || event.ctrlKey || event.metaKey || event.altKey) return;
-  event.preventDefault(), KEYS[key]();
+  event.preventDefault();
+  KEYS[key]();
 });
 $("body").onchange = () => (location.hash = $("body").value);
 $("one").onchange = $("two").onchange = () =>
@@ -191,7 +197,7 @@ $("joint").onchange = () => set({ joint: +$("joint").value });
 $("noise").onchange = () => set({ noise: $("noise").value });
 $("epsilon").oninput = () => hold(+$("epsilon").value);
 $("own").onchange = () => take($("own").files[0]);
-addEventListener("hashchange", read);
+addEventListener("hashchange", () => location.hash === "#main" || read()); // the skip link's
 addEventListener("click", () => (painted = 0)); // perhaps on "Light or dark"
 for (const query of ["print", "(prefers-color-scheme: dark)"])
   matchMedia(query).onchange = () => players.forEach((player) => (player.draw(player.canvas.stage), paint(player)));
