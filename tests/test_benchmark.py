@@ -25,7 +25,7 @@ from filelock import FileLock
 
 TWELVE = shlex.split("--scripts ddpg,td3,ppo --env-ids A-v1,B-v1 --seeds 2 --jobs 2")
 PORT = 20_000 + os.getpid() % 2_000 * 6  # and five more, below those that the system gives away
-Line = namedtuple("Line", "event when step pid threads node run")
+Line = namedtuple("Line", "event when step pid node run")
 
 
 def wait_for(condition):

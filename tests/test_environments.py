@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from conftest import DDPG, OFF_POLICY
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from conftest import DDPG, OFF_POLICY, scalars
+from test_runs import refused
 
 NAME, EPISODE, TIME = 0, 1, 2
 
@@ -62,10 +62,10 @@ def test_actor_reaches_each_bound(script):
 @DDPG
 def test_every_episode_is_logged_with_its_own_length(quick):
     run_dir, _ = quick(num_envs=3, learning_starts=10**6)
-    rb, events = replay(run_dir), EventAccumulator(str(run_dir)).Reload()
+    rb, points = replay(run_dir), scalars(run_dir)
     ended = rb["next_observations"][:, :, TIME] == ends(rb["observations"])[1]
-    lengths = [event.value for event in events.Scalars("charts/episodic_length")]
-    returns = [event.value for event in events.Scalars("charts/episodic_return")]
+    lengths = [event.value for event in points["charts/episodic_length"]]
+    returns = [event.value for event in points["charts/episodic_return"]]
     assert lengths == rb["next_observations"][:, :, TIME][ended].tolist()
     k = np.array(lengths)
     name, episode = (rb["next_observations"][:, :, i][ended] for i in (NAME, EPISODE))
@@ -82,7 +82,6 @@ def test_every_episode_is_logged_with_its_own_length(quick):
         ({"env_id": "toy/Huge-v0"}, "finite bounds"),
         ({"env_id": "toy/Equal-v0"}, "finite bounds"),
         ({"env_id": "toy/Integer-v0"}, "float actions"),
-        ({"env_id": "toy/Speechless-v0"}, "AssertionError"),
         ({"env_id": "toy/Only-v0"}, "only one at a time"),
         ({"env_id": "toy/Normalized-v0", "num_envs": 2}, "NormalizeReward"),
         ({"env_id": "toy/Image-v0"}, "(4, 4)"),
@@ -108,13 +107,7 @@ def test_every_episode_is_logged_with_its_own_length(quick):
     ],
 )
 def test_unusable_input_gets_one_line_and_exit_code_2(quick, capsys, tmp_path, settings, word):
-    with pytest.raises(SystemExit) as stop:
-        quick(**settings)
-    error = capsys.readouterr().err
-    assert stop.value.code == 2
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    assert word in error
+    assert word in refused(capsys, quick, **settings)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -124,7 +117,5 @@ def test_buffer_that_fits_no_memory_gets_one_line(quick, script, monkeypatch, ca
         raise MemoryError("Unable to allocate 82.0 GiB")
 
     monkeypatch.setattr(script, "ReplayBuffer", too_large)
-    with pytest.raises(SystemExit, match="^2$"):
-        quick()
-    assert capsys.readouterr().err == "error: MemoryError: Unable to allocate 82.0 GiB\n"
+    assert refused(capsys, quick) == "error: MemoryError: Unable to allocate 82.0 GiB\n"
     assert list(tmp_path.iterdir()) == []

@@ -22,7 +22,8 @@ from safetensors.torch import load_file, save_file
 import evaluate
 
 EGL = pytest.mark.skipif(find_library("EGL") is None, reason="no headless OpenGL (EGL) here")
-SCRIPTS = "d4pg_continuous", "ddpg_continuous", "ppo_continuous"
+SCRIPTS = "ppo_continuous", "d4pg_continuous", "naf_continuous"
+EVERY = pytest.mark.parametrize("run", SCRIPTS, indirect=True)
 
 
 class Picture(Count):
@@ -59,7 +60,7 @@ def train(name, folder, **settings):
         return folder / "runs" / "run", script.train(args)
 
 
-@pytest.fixture(scope="module", params=SCRIPTS)
+@pytest.fixture(scope="module", params=SCRIPTS[:1])
 def run(request, tmp_path_factory):
     """A run of a script, whose returns depend on what the actor does, and its result."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -83,6 +84,7 @@ def play(*runs, **options):
     return evaluate.main(evaluate.Args(tuple(runs), **options))
 
 
+@EVERY
 def test_returns_are_those_of_the_last_evaluation(run, copy, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (played,) = play(copy)
@@ -171,17 +173,12 @@ SPOILT = {
     "unknown environment": change_args(env_id="None-v0"),
     "another environment": change_args(env_id="toy/Count-v0"),
     "no model": spoil("model.pt", None),
-    "model empty": spoil("model.pt", b""),
-    "model cut off": lambda run_dir: spoil("model.pt", (run_dir / "model.pt").read_bytes()[:999])(
-        run_dir
-    ),
     "model with a wrong bit": flip_a_byte,
     "model of something else": lambda run_dir: torch.save({"a": 1}, run_dir / "model.pt"),
     "model that runs code": lambda run_dir: torch.save(Trap(), run_dir / "model.pt"),
 }
 
 
-@pytest.mark.parametrize("run", ["ppo_continuous"], indirect=True)
 @pytest.mark.parametrize("what", SPOILT)
 def test_spoilt_folder_is_named_and_the_others_go_on(run, copy, what, capsys):
     SPOILT[what](copy)
@@ -247,7 +244,6 @@ def test_a_changed_copy_of_a_script(tmp_path, monkeypatch):
     assert "actor.target_net.weight" in load_file(tmp_path / "x.safetensors")
 
 
-@pytest.mark.parametrize("run", ["ddpg_continuous"], indirect=True)
 @pytest.mark.parametrize("content", [None, "", "import nothing", "raise SystemExit", "1 +"])
 def test_what_is_no_training_script(run, tmp_path, content, capsys):
     path = tmp_path / "mine.py"
@@ -259,10 +255,9 @@ def test_what_is_no_training_script(run, tmp_path, content, capsys):
         assert re.fullmatch("error: cannot evaluate .*\n", capsys.readouterr().err)
 
 
-@pytest.mark.parametrize("run", ["ddpg_continuous"], indirect=True)
 def test_prints_of_a_script_stay_out_of_the_json(copy, tmp_path, capsys):
     mine = tmp_path / "mine.py"
-    mine.write_text("print('a remark')\n" + (ROOT / "ddpg_continuous.py").read_text())
+    mine.write_text("print('a remark')\n" + (ROOT / "ppo_continuous.py").read_text())
     played = play(copy, script=mine, json=True)
     printed = capsys.readouterr()
     assert (json.loads(printed.out), printed.err) == (played, "a remark\n")
@@ -276,10 +271,7 @@ def file(run, tmp_path):
     return tmp_path / "kept.safetensors"
 
 
-SAVED = ["ppo_continuous", "d4pg_continuous", "naf_continuous"]
-
-
-@pytest.mark.parametrize("run", SAVED, indirect=True)
+@EVERY
 def test_a_file_plays_as_its_run_does(run, file):
     """And has no target network, no tensor twice, and the run's arguments, result and returns."""
     (own,), (first, second) = play(run[0]), play(file, file)
@@ -297,7 +289,6 @@ def test_a_file_plays_as_its_run_does(run, file):
     assert about["played"] == played | {"mean": own["mean"], "std": own["std"]}
 
 
-@pytest.mark.parametrize("run", ["ppo_continuous"], indirect=True)
 def test_a_file_of_a_file_says_what_it_was_played_for(file, capsys):
     again = file.with_name("again.safetensors")
     play(file, episodes=5, save=again)
@@ -320,8 +311,6 @@ def rewrite(weights=lambda old: old, **changes):
 
 SPOILT_FILES = {
     "cut": lambda path: path.write_bytes(path.read_bytes()[:-100]),
-    "cut in its header": lambda path: path.write_bytes(path.read_bytes()[:99]),
-    "empty": lambda path: path.write_bytes(b""),
     "a checkpoint of PyTorch": lambda path: torch.save({"a": torch.ones(3)}, path),
     "no metadata": lambda path: save_file(load_file(path), path),
     "another script": rewrite(script="ddpg_continuous.py"),
@@ -332,7 +321,6 @@ SPOILT_FILES = {
 }
 
 
-@pytest.mark.parametrize("run", ["ppo_continuous"], indirect=True)
 @pytest.mark.parametrize("what", SPOILT_FILES)
 def test_spoilt_file_is_named_and_the_others_go_on(run, file, what, capsys):
     SPOILT_FILES[what](file)
@@ -346,7 +334,6 @@ def test_spoilt_file_is_named_and_the_others_go_on(run, file, what, capsys):
 
 
 # ---- Videos ----
-@pytest.mark.parametrize("run", ["ddpg_continuous"], indirect=True)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("why", "words"),

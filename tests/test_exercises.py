@@ -13,16 +13,11 @@ import exercise
 import grade
 import measure
 import pytest
-import torch
 from conftest import ROOT
+from diffs import source
 
-torch.set_num_threads(1)  # as the grader's processes
 README = (ROOT / "lecture" / "README.md").read_text()
 NAMES = list(exercise.EXERCISES)
-
-
-def source(algorithm):
-    return exercise.script_path(algorithm).read_text()
 
 
 def above(algorithm):

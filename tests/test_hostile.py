@@ -19,7 +19,7 @@ import pytest
 import torch
 from conftest import DDPG, OFF_POLICY, OWN, QUICK, ROOT, Count, only, same, scalars, weights
 from stable_baselines3.common.monitor import Monitor
-from test_runs import Death, contents, refused
+from test_runs import Death, contents, die, refused
 
 import evaluate
 
@@ -219,9 +219,6 @@ def test_training_in_a_thread(quick):
 
 @DDPG
 def test_run_that_fails_before_it_began_does_not_block_its_name(quick, script, monkeypatch):
-    def die(*_, **__):
-        raise Death
-
     with monkeypatch.context() as patch:
         patch.setattr(script, "save", die)
         with pytest.raises(Death):

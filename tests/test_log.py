@@ -2,12 +2,14 @@
 
 import re
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import DDPG, only, scalars
 from tensorboard.compat.tensorflow_stub.io.gfile import LocalFileSystem
+from test_runs import checkpoint_step, refused
 
 
 @DDPG
@@ -89,7 +91,8 @@ def test_threads_are_those_that_are_asked_for(quick):
 
 
 @DDPG
-def test_weights_that_are_not_finite_reach_no_checkpoint(quick, script, monkeypatch, capsys):
+@pytest.mark.parametrize("what", ["eval_interval", "checkpoint_interval", "total_timesteps"])
+def test_weights_that_are_not_finite_reach_no_file(quick, script, monkeypatch, capsys, what):
     """The gradient of the update before one is not, while its loss is."""
     real, updates = script.critic_backward, []
 
@@ -101,12 +104,11 @@ def test_weights_that_are_not_finite_reach_no_checkpoint(quick, script, monkeypa
         return metrics
 
     monkeypatch.setattr(script, "critic_backward", backward)
-    with pytest.raises(SystemExit, match="^1$"):
-        quick(run_name="x")
-    error = capsys.readouterr().err
+    settings = {"eval_interval": 0, "checkpoint_interval": 0} | {what: 200}
+    error = refused(capsys, quick, 1, run_name="x", **settings)
     assert re.fullmatch("error: .*qf1.fc1.weight is not finite at step 200 of runs/x\n", error)
-    saved = torch.load("runs/x/checkpoint.pt", weights_only=True)
-    assert all(value.isfinite().all() for value in saved["nets"].values())
+    assert {path.name for path in Path("runs/x").glob("[!el]*")} == {"args.json", "checkpoint.pt"}
+    assert checkpoint_step(Path("runs/x")) == 0
 
 
 @only(["ppo_continuous"])
@@ -119,7 +121,6 @@ def test_statistics_that_are_not_finite_reach_no_checkpoint(quick, script, monke
         return real(run, *words)
 
     monkeypatch.setattr(script.Run, "end_iteration", spoilt)
-    with pytest.raises(SystemExit, match="^1$"):
-        quick(run_name="x")
-    assert "actor.obs_normalizer.mean is not finite at step 100" in capsys.readouterr().err
-    assert torch.load("runs/x/checkpoint.pt", weights_only=True)["progress"]["step"] == 0
+    error = refused(capsys, quick, 1, run_name="x")
+    assert "actor.obs_normalizer.mean is not finite at step 100" in error
+    assert checkpoint_step(Path("runs/x")) == 0

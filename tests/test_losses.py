@@ -206,11 +206,7 @@ MUTANTS = {
         "backward()",
         "no_gradient",
     ),
-    "Polyak in the autograd graph": (
-        "@torch.no_grad()\ndef polyak",
-        "def polyak",
-        "polyak",
-    ),
+    "Polyak in the autograd graph": ("@torch.no_grad()\ndef polyak", "def polyak", "polyak"),
 }
 
 

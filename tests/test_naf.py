@@ -148,7 +148,6 @@ def test_check_holds(check):
 
 
 MUTANTS = {
-    "no detach": ("with torch.no_grad():\n        # y", "if True:\n        # y", "gradient"),
     "no half": ("v - 0.5 *", "v -", "advantage"),
     "minimum at μ": ("v - 0.5 *", "v + 0.5 *", "advantage"),
     "LᵀL": ("u.unsqueeze(1) @ factor", "u.unsqueeze(1) @ factor.mT", "advantage"),

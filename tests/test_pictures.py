@@ -7,8 +7,6 @@ import pictures
 import pytest
 from conftest import ROOT
 
-pytest.importorskip("playwright.sync_api")
-
 OTHERS = {"results/curves.png", "results/comparison.png"}  # drawn anew by tests/test_results.py
 
 

@@ -370,13 +370,8 @@ def test_line_is_the_interquartile_mean_and_the_band_the_range_or_its_interval()
 
 def test_legend_says_what_the_bands_are():
     few, many = "from worst to best run", "95 % bootstrap interval"
-    for runs, expected in {
-        (1,): "",
-        (1, 3): few,
-        (4,): few,
-        (5,): many,
-        (2, 6): few + many,
-    }.items():
+    bands = {(1,): "", (1, 3): few, (4,): few, (5,): many, (2, 6): few + many}
+    for runs, expected in bands.items():
         data = [runs_of(*[{10: 1.0}] * n, env_id=f"A{i}") for i, n in enumerate(runs)]
         words = plot.caption(pd.concat(data))
         assert (few in words, many in words) == (few in expected, many in expected)
@@ -410,9 +405,7 @@ def test_line_ends_where_all_runs_do_if_they_end_as_good_as_together():
     assert "of 1 to 5 runs" in words
     runs[0] = {step: step for step in range(10, 901, 10)}
     words = plot.caption(runs_of(*runs))
-    assert ("of 4 to 5 runs" in words, "worst to best" in words, "bootstrap" in words) == (
-        True,
-    ) * 3
+    assert all(part in words for part in ("of 4 to 5 runs", "worst to best", "bootstrap"))
 
 
 def test_one_run_is_drawn_as_it_is_and_several_are_smoothed():
@@ -492,10 +485,8 @@ def test_comparison_is_where_most_curves_have_five_seeds():
     d = five("D", "ac", *[9] * 5, variant="x=1"), five("D", "ddpg", 9, 9)
     steps, scores = stats.comparable(pd.concat([*a, *b, *c, *d]))
     assert steps == {"A": 10, "B": 40}
-    assert {label: [len(s) for s in env] for label, env in scores.items()} == {
-        "ddpg": [5, 5],
-        "td3": [5, 5],
-    }
+    sizes = {label: [len(s) for s in env] for label, env in scores.items()}
+    assert sizes == {"ddpg": [5, 5], "td3": [5, 5]}
     assert scores["ddpg"][0] == pytest.approx([2, 2, 4 / 3, 4 / 3, 1.2])  # interpolated
     assert len(stats.comparable(pd.concat(c))[1]) == 1
     # nothing is known of a run before its first evaluation; equal scores are equal

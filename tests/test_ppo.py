@@ -189,9 +189,7 @@ def test_check_holds(check):
     check(ppo)
 
 
-MUTANTS = {
-    "clipped from above alone": ("ratio != clipped", "ratio > clipped", "losses"),
-}
+MUTANTS = {"clipped from above alone": ("ratio != clipped", "ratio > clipped", "losses")}
 
 
 @pytest.mark.parametrize("name", MUTANTS)

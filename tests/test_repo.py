@@ -80,17 +80,18 @@ def test_handout_target_broadcasts_to_a_matrix():
 
 
 def commands():
-    """Yield each command of the README and the docs that starts a script or a tool."""
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    """Yield each command of the README, the docs and speed.py that starts a script or a tool."""
+    pages = ROOT / "README.md", ROOT / "benchmarks/speed.py", *sorted((ROOT / "docs").glob("*.md"))
+    for page in pages:
         for line in page.read_text().replace("\\\n", "").splitlines():
-            names = r"\w+_continuous|evaluate|plot"
-            if found := re.search(rf"^[^|`]*python ({names})\.py ([^#`]*)", line):
+            names = r"\w+_continuous|evaluate|plot|benchmarks/speed"
+            if found := re.search(rf"python ({names})\.py ([^#`]*)", line):
                 yield pytest.param(*found.groups(), id=f"{page.name}: {found[2].strip()}")
 
 
 @pytest.mark.parametrize(("name", "flags"), list(commands()))
 def test_printed_command_is_understood(name, flags):
-    module = importlib.import_module(name)
+    module = importlib.import_module(name.removeprefix("benchmarks/"))
     words = shlex.split(flags)
     if "--help" in words:
         with pytest.raises(SystemExit, match="0"):
@@ -99,6 +100,8 @@ def test_printed_command_is_understood(name, flags):
         args = module.tyro.cli(module.Args, args=words)
         if name.endswith("_continuous"):
             module.check_args(args, ())
+        if name == "benchmarks/speed":
+            assert (ROOT / f"{args.script}.py").exists()
 
 
 def headings(page):

@@ -101,14 +101,6 @@ def test_committed_data_make_the_committed_files(tmp_path):
     assert ("comparison.png" in figures) == ("comparison.png)" in page)
 
 
-# ---- Tables of facts ----
-def test_every_script_is_in_the_table_of_algorithms():
-    scripts = {path.name.removesuffix("_continuous.py") for path in ROOT.glob("*_continuous.py")}
-    table = stats.ALGORITHMS
-    assert {*table.index} == scripts
-    assert {*table.family} == {"off-policy", "on-policy"}
-
-
 # ---- What an interval is worth ----
 PAIRS = 400
 
@@ -128,13 +120,9 @@ def test_table_of_intervals_has_all_that_plot_py_draws(worth):
     shares = re.findall(r"(\d+) % (?:of equal pairs seem to differ )?with (\d+)", stats.WORTH)
     assert {int(n): int(share) / 100 for share, n in shares} == {n: worth[n][2] for n in (3, 5, 10)}
     seeds = [*range(3), *range(5)]
-    legend = plot.caption(
-        pd.DataFrame({"curve": [*"aaabbbbb"], "panel": "", "seed": seeds, "step": 1})
-    )
-    for runs, words in (
-        (3, "of 3: holds the median of all runs in 3 of 4"),
-        (5, "of 5: right in 9 of 10"),
-    ):
+    data = pd.DataFrame({"curve": [*"aaabbbbb"], "panel": "", "seed": seeds, "step": 1})
+    legend, median = plot.caption(data), "of 3: holds the median of all runs in 3 of 4"
+    for runs, words in (3, median), (5, "of 5: right in 9 of 10"):
         share = re.search(rf"{words} cases", legend)[0].split()
         assert worth[runs][1] == int(share[-4]) / int(share[-2])
 

@@ -110,11 +110,6 @@ def test_folder_that_cannot_be_written(quick, capsys, tmp_path):
     assert "runs" in refused(capsys, quick)
 
 
-def test_default_name_that_is_too_long(quick, capsys, tmp_path):
-    (tmp_path / "runs").mkdir()
-    assert "too long" in refused(capsys, quick, exp_name="x" * 300)
-
-
 # ---- Evaluation ----
 def test_evaluation_logs_mean_standard_deviation_and_discounted_return(quick):
     """Environment 0 trains, the other two evaluate: an episode ends early, and another begins."""
@@ -155,9 +150,6 @@ class Endless:
         self.steps += 1
         assert self.steps * len(actions) <= 1_000_000
         return self.obs, np.ones(len(actions)), self.false, self.false, {}
-
-    def close(self):
-        pass
 
 
 def test_evaluation_without_an_end_is_cut(script):
@@ -290,12 +282,11 @@ def test_second_interrupt_quits_at_once(start, tmp_path):
     assert checkpoint_step(tmp_path / "runs" / "hurry") == 0
 
 
-@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_after_any_signal_is_pythons_own(script, first):
+def test_ctrl_c_after_sigterm_is_pythons_own(script):
     before = signal.getsignal(signal.SIGINT)
     with script.Run(script.Args(env_id="toy/Count-v0")) as run:
         run.stops = []
-        run.stop(first, None)
+        run.stop(signal.SIGTERM, None)
     assert signal.signal(signal.SIGINT, before) == signal.SIG_DFL
 
 
@@ -325,7 +316,7 @@ def test_however_train_ends_it_lets_go_at_once(quick, script, monkeypatch, tmp_p
     """Of the signals, the lock and TensorBoard's thread, while the traceback is still at hand."""
     settings = {"run_name": "x", "resume": True}
     if end == "not finite":
-        settings["env_id"] = "toy/NanLater-v0"
+        settings["env_id"] = "toy/TooMuch-v0"
     elif end == "refused":
         quick(**settings)
         settings["seed"] = 9
@@ -506,13 +497,12 @@ def test_a_buffers_other_arrays_are_saved_whole(quick, script, monkeypatch):
     assert len(rb["rewards"]) == 150
 
 
-@pytest.mark.parametrize("count", [np.float64(1), object()])
 def test_what_could_not_be_loaded_again_ends_the_run_at_its_start(
-    quick, script, monkeypatch, capsys, tmp_path, count
+    quick, script, monkeypatch, capsys, tmp_path
 ):
     class Counting(script.Networks):
         def get_extra_state(self):
-            return count
+            return np.float64(1)
 
     monkeypatch.setattr(script, "Networks", Counting)
     assert "checkpoint.pt: UnpicklingError" in refused(capsys, quick, 1, run_name="x")
@@ -564,10 +554,9 @@ def test_full_disk_while_saving_leaves_the_last_good_checkpoint(quick, script, c
     assert not list(run_dir.glob("*.tmp"))  # of args.json it would block the run's name
 
 
-@pytest.mark.parametrize("kind", ["NanLater", "TooMuch"])
-def test_reward_that_is_not_finite_stops_the_run(quick, capsys, tmp_path, kind):
+def test_reward_that_is_not_finite_stops_the_run(quick, capsys, tmp_path):
     """Before it is in a checkpoint, which would stop each resumed run as well."""
-    settings = {"env_id": f"toy/{kind}-v0", "run_name": "nan", "checkpoint_interval": 50}
+    settings = {"env_id": "toy/TooMuch-v0", "run_name": "nan", "checkpoint_interval": 50}
     error = refused(capsys, quick, 1, **settings, eval_interval=0)
     assert error == "error: reward is not finite at step 151 of runs/nan\n"
     assert checkpoint_step(tmp_path / "runs" / "nan") == 150
@@ -600,26 +589,3 @@ def test_actions_and_metrics_that_are_not_finite_stop_the_run(quick, script, mon
     monkeypatch.setattr(script.Actor, "forward", lambda actor, x: torch.full((len(x), 2), np.nan))
     error = refused(capsys, quick, 1, run_name="action", **settings)
     assert error == "error: action is not finite at step 100 of runs/action\n"
-
-
-@pytest.mark.parametrize("settings", [{"total_timesteps": 151}, {"eval_interval": 151}])
-def test_loss_that_is_not_finite_reaches_no_model(quick, script, monkeypatch, tmp_path, settings):
-    """That of step 151, the last one, or one that is followed by an evaluation."""
-    real_step, real_loss, late = script.Run.step, script.critic_loss, []
-
-    def step(run, actions):
-        stepped = real_step(run, actions)
-        late.extend([True] * (run.global_step > 150))
-        return stepped
-
-    def critic_loss(*words):
-        loss, metrics = real_loss(*words)
-        return loss * (math.nan if late else 1), metrics
-
-    monkeypatch.setattr(script.Run, "step", step)
-    monkeypatch.setattr(script, "critic_loss", critic_loss)
-    with pytest.raises(SystemExit, match="^1$"):
-        quick(**{"eval_interval": 0, "checkpoint_interval": 0, "run_name": "nan"} | settings)
-    files = {path.name for path in (tmp_path / "runs" / "nan").iterdir()}
-    assert not files & {"model.pt", "best_model.pt", "result.json"}
-    assert checkpoint_step(tmp_path / "runs" / "nan") == 0

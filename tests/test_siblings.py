@@ -23,6 +23,7 @@ EVERYWHERE = {
     "imports of the Run section": r"^# isort: split$.*?(?=^# ---- Config ----$)",
     "head of train": r'^    """Train to `args.total_timesteps`.*?(?=at_least_1)',
     "end of an iteration": r"^            obs = run.end_iteration[^\n]*$",
+    "Run": r"^# ---- Run ----$.*\Z",
 }
 # the same in all that replay
 REPLAY = {
@@ -37,11 +38,11 @@ ROLLOUT = {
     "Act": r"^            # Act$.*?(?=^ {16}next_obs, rewards)",
     "Store": r"^ {16}dones = terminations.*?(?=^ {16}obs = run.reset_finished)",
 }
-RUN = {"Run": r"^# ---- Run ----$.*\Z"}
+PARTS = {"ddpg": EVERYWHERE | REPLAY, "ppo": EVERYWHERE | ROLLOUT}
 
 
 def shared(text: str, part: str) -> str:
-    found = re.findall((EVERYWHERE | REPLAY | ROLLOUT | RUN)[part], text, re.DOTALL | re.MULTILINE)
+    found = re.findall((EVERYWHERE | REPLAY | ROLLOUT)[part], text, re.DOTALL | re.MULTILINE)
     assert len(found) == 1, f"{part}: found {len(found)} times"
     # an algorithm may have defaults of its own
     return re.sub(r" = \S+(?=  # )", "", found[0]) if part == "Args of every run" else found[0]
@@ -63,31 +64,15 @@ def test_script_is_in_all_the_places_where_an_algorithm_joins(name):
     assert any(f"\nimport {name}_continuous" in text for text in tests.values())
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_run_section_is_the_same_in_every_script(name):
-    same = shared(source(name), "Run") == shared(source("ddpg"), "Run")
-    assert same, "run: python docs/copy_run.py <the script that you edited>"
+@pytest.mark.parametrize(
+    ("name", "part"), [(n, part) for n in SCRIPTS for part in PARTS.get(family(n), EVERYWHERE)]
+)
+def test_part_is_the_same_in_all_that_share_it(name, part):
+    same = shared(source(name), part) == shared(source("ppo" if part in ROLLOUT else "ddpg"), part)
+    assert same, "if it is Run: python docs/copy_run.py <the script that you edited>"
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-@pytest.mark.parametrize("part", EVERYWHERE)
-def test_part_is_the_same_in_every_script(name, part):
-    assert shared(source(name), part) == shared(source("ddpg"), part)
-
-
-@pytest.mark.parametrize("name", [name for name in SCRIPTS if family(name) == "ddpg"])
-@pytest.mark.parametrize("part", REPLAY)
-def test_part_is_the_same_in_all_that_replay(name, part):
-    assert shared(source(name), part) == shared(source("ddpg"), part)
-
-
-@pytest.mark.parametrize("name", [name for name in SCRIPTS if family(name) == "ppo"])
-@pytest.mark.parametrize("part", ROLLOUT)
-def test_part_is_the_same_in_all_that_learn_from_rollouts(name, part):
-    assert shared(source(name), part) == shared(source("ppo"), part)
-
-
-@pytest.mark.parametrize("part", EVERYWHERE | REPLAY | ROLLOUT | RUN)
+@pytest.mark.parametrize("part", EVERYWHERE | REPLAY | ROLLOUT)
 def test_one_changed_character_is_noticed(part):
     text = source("ppo" if part in ROLLOUT else "ddpg")
     here = shared(text, part)

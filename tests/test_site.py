@@ -24,10 +24,6 @@ NOW = ".slide.now"
 
 
 # ---- Pages ----
-def test_every_page_is_there(site):
-    assert {path.stem for path in site.glob("*.html")} == set(PAGES)
-
-
 @pytest.mark.parametrize("name", PAGES)
 def test_page_is_whole(tab, site, name):
     """No error, no request to a network; equations are typeset; on a phone nothing is cut, and on a

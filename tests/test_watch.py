@@ -5,7 +5,6 @@ import json
 import re
 from types import SimpleNamespace
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -62,17 +61,8 @@ PLAY = """async ([id, script, steps, starts, sigma]) => {
 
 
 def open_policy(path):
-    about = evaluate.read_about(path)
-    args = about["args"]
-    script = importlib.import_module(args["script"].removesuffix(".py"))
-    env = gym.make(args["env_id"]).unwrapped
-    space, known = env.action_space, vars(script.Args())
-    run_args = script.Args(**{key: args[key] for key in known})
-    nets = script.Networks(
-        env.observation_space.shape[0], space.shape[0], space.low, space.high, run_args
-    )
-    nets.load_state_dict(load_file(path), strict=False)
-    return about, env, nets
+    with evaluate.open_run(path, evaluate.Args((path,)), 1) as (_, envs, nets):
+        return evaluate.read_about(path), envs.envs[0].unwrapped, nets
 
 
 def starts(env):
@@ -393,9 +383,8 @@ SCENES = {
 
 
 @pytest.mark.parametrize("place", SCENES)
-def test_link_to_a_scene(monkeypatch, place):
+def test_link_to_a_scene(place):
     """It is text if a policy is not kept yet, and a fault if there is no such scene."""
-    monkeypatch.syspath_prepend(ROOT / "lecture")
     kept = [{"id": "Hopper-v4", "script": "td3", "steps": 50_000}]
     text = SimpleNamespace(policies=kept, scripts={"ddpg", "td3"})
     assert importlib.import_module("build").Text.scene(text, place) == SCENES[place]

@@ -15,17 +15,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 parser = argparse.ArgumentParser(allow_abbrev=False)
-parser.add_argument("--env-id")
-parser.add_argument("--seed", type=int)
-parser.add_argument("--torch-threads", type=int)
+for name in "--env-id", "--seed", "--run-name":
+    parser.add_argument(name)
 parser.add_argument("--resume", action="store_true")
-parser.add_argument("--run-name")
-parser.add_argument("--learning-rate", type=float)
-parser.add_argument("--total-timesteps", type=int)
+parser.add_argument("--total-timesteps", type=int, default=10)
 args = parser.parse_args()
-if not args.total_timesteps:
-    total_timesteps: int = 10
-    args.total_timesteps = total_timesteps
 
 run_dir = Path("runs", args.run_name)
 run_dir.mkdir(parents=True, exist_ok=args.resume)
@@ -45,7 +39,7 @@ result.unlink(missing_ok=True)
 def tell(event: str) -> None:
     """Add a line to the run's diary: what happened, when, where and to whom."""
     node = os.environ.get("SLURMD_NODENAME") or os.environ.get("SSH_CONNECTION", "here").split()[-1]
-    words = event, time.time(), step, os.getpid(), os.environ.get("OMP_NUM_THREADS"), node
+    words = event, time.time(), step, os.getpid(), node
     with open(run_dir / "diary", "a") as file:
         print(*words, file=file)
 
@@ -81,4 +75,4 @@ tell("end")
 if step < args.total_timesteps:
     print(f"stopped at step {step}")
     raise SystemExit(75 if signal.SIGTERM in stops else 130)
-write(result, {"eval_mean": 1.5, "step": step, "seconds": 1.0})
+write(result, {"step": step})
