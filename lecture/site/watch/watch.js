@@ -106,9 +106,7 @@ function plot(canvas, [x0, x1], curves, ...marks) {
       const Y = (y) => foot - ((y - low) / (high - low || 1)) * (foot - top);
       const path = points.filter(([, y]) => Number.isFinite(y)).map(([x, y]) => `${X(x)} ${Y(y)}`).join("L");
       pen.stroke(new Path2D(`M${path}`));
-      pen.globalAlpha = 0.25;
-      if (area) pen.fill(new Path2D(`M${path}L${X(x1)} ${foot}L${X(x0)} ${foot}`));
-      pen.globalAlpha = 1;
+      if (area) pen.globalAlpha = 0.25, pen.fill(new Path2D(`M${path}L${X(x1)} ${foot}L${X(x0)} ${foot}`)), pen.globalAlpha = 1;
     } else pen.fillRect(X(points) - 3, top, 6, foot - top);
     pen.fillRect(at, 14, 18, 18);
     Object.assign(pen, { fillStyle: color }).fillText(name, at + 26, 33);
@@ -141,10 +139,7 @@ function bars(canvas, { policy, seen, body }, u, gradient) { // each joint: Î¼ Â
     bar(GREY, X(-1), X(1), 3);
     if (seen.sigma) bar(`${GREEN}88`, X(low[i]), X(high[i]), 16);
     bar(BLUE, X(x) - 4, X(x) + 4, 34);
-    if (gradient) {
-      bar(ORANGE, X(x), tip, 6);
-      bar(ORANGE, tip - 3, tip + 3, 20);
-    }
+    if (gradient) bar(ORANGE, X(x), tip, 6), bar(ORANGE, tip - 3, tip + 3, 20);
     pen.fillStyle = color;
     pen.fillText(body.joints[i], 10, (i + 0.5) * row + 9);
   });
