@@ -29,11 +29,10 @@ TEXT = f"""# Trained policies
 `python docs/policies.py RUNS` wrote these files from finished runs: of each script and body the
 seed with the median last evaluation among those whose weights were kept. The
 [longer runs](../docs/results.md#longer-runs) are one run each. DDPG's and TD3's on HalfCheetah are
-the best of three; SAC's on Hopper and Walker2d and A3C's on HalfCheetah and Walker2d are next to
-the median; some are [not the table's runs](../docs/results.md#how-they-were-made).
-For {", ".join(LEARNING[0])} on
-{" and ".join(LEARNING[1])}, and svg0 on the first, there are weights from earlier in training, too:
-copies of `model.pt`, made while a run trained.
+the best of three; SAC's on Hopper and A3C's on HalfCheetah and Walker2d are next to the median;
+some are [not the table's runs](../docs/results.md#how-they-were-made).
+For {", ".join(LEARNING[0])} on {" and ".join(LEARNING[1])}, and svg0 on the first,
+there are weights from earlier in training, too: copies of `model.pt`, made while a run trained.
 Weights are those of the first evaluation at or after the step in the name. The return is the mean ±
 standard deviation of {EPISODES} episodes of the deterministic policy.
 
