@@ -164,13 +164,13 @@ def hunk_page(hunk: Hunk, old: Script, new: Script) -> dict:
                 pieces.append((part, at, lines))
     slides = []
     for slide in [pieces] if side else deal(pieces, room):
-        shown = []
+        rendered = []
         for part, group in itertools.groupby(slide, lambda piece: piece[0]):
             sides = {at: "".join(row for row, _ in lines) for _, at, lines in group}
-            shown.append((parts[part][0], sides.get(0, ""), sides.get(1, "")))
+            rendered.append((parts[part][0], sides.get(0, ""), sides.get(1, "")))
         high = high if side else sum(high for *_, lines in slide for _, high in lines)
-        if any(kind == "change" for kind, *_ in shown):
-            slides.append({"parts": shown, "rows": high})
+        if any(kind == "change" for kind, *_ in rendered):
+            slides.append({"parts": rendered, "rows": high})
     page = {"head": hunk.head, "caption": hunk.caption, "side": side, "slides": slides}
     return page | {"cols": max(wide, 2 * halves + 4 if side else 0) + 2}
 
