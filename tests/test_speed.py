@@ -90,7 +90,11 @@ def test_measurement_that_breaks_off_is_no_table(capsys):
 )
 def test_bad_input_costs_one_line(options, message, capsys, monkeypatch):
     monkeypatch.setattr(gym.logger, "min_level", gym.logger.min_level)
-    assert message in refused(capsys, lambda: speed.main(speed.Args(**options)))
+    with pytest.raises(SystemExit, match="^2$"):
+        speed.main(speed.Args(**options))
+    out, err = capsys.readouterr()
+    assert re.fullmatch(f"error: .*{re.escape(message)}.*\n", err)
+    assert out == ""
 
 
 @LINUX
