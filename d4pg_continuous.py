@@ -140,7 +140,7 @@ class Networks(nn.Module):
 
 # ---- Losses ----
 def project(returns, probabilities, atoms):
-    """Φ: share each return's probability between the two atoms beside it; all (batch, 51)."""
+    """Φ: share each return's probability between the two atoms beside it; (batch, 51)."""
     # the share of z_i is [1 - |z - z_i| / Δ] from 0 to 1   [Bellemare et al. 2017, Eq. 7]
     spacing = atoms[1] - atoms[0]
     returns = returns.clamp(atoms[0], atoms[-1])

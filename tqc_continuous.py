@@ -209,7 +209,8 @@ def critic_backward(nets, data, args):
 def actor_backward(nets, data, args):
     """Put the gradient of the actor's loss into the parameters it trains; return what to log."""
     loss, metrics = actor_loss(nets, data, args)
-    loss.backward(inputs=[*nets.actor.parameters(), nets.log_alpha])
+    log_alpha = [nets.log_alpha] if args.autotune else []
+    loss.backward(inputs=[*nets.actor.parameters(), *log_alpha])
     return metrics
 
 

@@ -106,6 +106,14 @@ def test_check_holds(check):
 
 
 # ---- The policy ----
+def test_a_fixed_temperature_compiles(monkeypatch):
+    """The parameter of a tuned one is not in its graph."""
+    nets, data, args = sac_setup(sac, autotune=False)
+    monkeypatch.setattr(torch._dynamo.config, "trace_autograd_ops", True)
+    torch.compile(sac.actor_backward, fullgraph=True, backend="eager")(nets, data, args)
+    assert_gradient_in(nets, "actor")
+
+
 def test_log_probability_does_not_overflow():
     """Deep in the saturation of tanh, 1 - tanh(u)² is 0 in float32, the log-probability finite."""
     actor = sac.Actor(3, ACT, torch.ones(ACT), torch.zeros(ACT))
