@@ -253,7 +253,7 @@ def check_args(args, at_least_1) -> None:
     at_least_1 += "total_timesteps", "num_envs", "max_episode_steps", "torch_threads"
     for name, value in vars(args).items():
         if isinstance(value, int | float):
-            negative = (getattr(Args, name, 0) or 0) < 0
+            negative = str(getattr(Args, name, 0)).startswith("-")
             low = -(2**31) if negative else name in (*at_least_1, "eval_episodes")
             high = 1 if name in ("gamma", "tau", "gae_lambda") else 2**31
             if not low <= value <= high:
@@ -278,7 +278,7 @@ def make_envs(args, num_envs: int, wrappers=(), **kwargs) -> gym.vector.VectorEn
     options = {"autoreset_mode": gym.vector.AutoresetMode.DISABLED}
     wrappers = [*wrappers, Shield, gym.wrappers.RecordEpisodeStatistics]
     kwargs["max_episode_steps"] = args.max_episode_steps
-    with attempt(f"make {args.env_id} with {kwargs}"):
+    with attempt(f"make {args.env_id}"):
         envs = gym.make_vec(args.env_id, num_envs, "sync", options, wrappers, **kwargs)
     spaces = envs.single_observation_space, envs.single_action_space
     boxes = all(isinstance(space, gym.spaces.Box) and len(space.shape) == 1 for space in spaces)
@@ -425,7 +425,7 @@ class Run(ExitStack):
             if (saved := checkpoint.pop("rb", None)) and self.global_step:
                 self.rb.pos, self.rb.full = saved.pop("pos"), saved.pop("full")
                 for name, value in saved.items():
-                    getattr(self.rb, name)[: len(value)] = value.numpy()
+                    np.atleast_1d(getattr(self.rb, name))[: len(value)] = value.numpy()
             for name in {*checkpoint, *self.state} if self.global_step else ():
                 self.state[name].load_state_dict(deepcopy(checkpoint[name]))  # no view of the file
 
@@ -433,7 +433,7 @@ class Run(ExitStack):
         """Save what `begin` was given; of a replay buffer as much as is filled."""
         saved = {"progress": self.progress} | {k: v.state_dict() for k, v in self.state.items()}
         if rb := self.rb:
-            arrays = {name: v for name, v in vars(rb).items() if isinstance(v, np.ndarray)}
+            arrays = {k: np.atleast_1d(v) for k, v in vars(rb).items() if isinstance(v, np.ndarray)}
             size = {rb.buffer_size: rb.size()}  # an array of another length is saved whole
             arrays = {k: torch.from_numpy(v[: size.get(len(v))]) for k, v in arrays.items()}
             saved["rb"] = {"pos": rb.pos, "full": rb.full} | arrays
@@ -539,7 +539,7 @@ class Run(ExitStack):
                 say(f"stopped at step {step:,}; to go on: {command}")
                 raise SystemExit(75 if signal.SIGTERM in self.stops else 130)
         self.iteration_step = self.global_step
-        return self.begin_segment() if boundary else obs
+        return self.begin_segment() if boundary and left > 0 else obs
 
     def evaluate(self, speed: str = "") -> None:
         """Evaluate, log and print; save model.pt, and best_model.pt if none was better before."""
@@ -573,10 +573,10 @@ class Run(ExitStack):
 
 
 if __name__ == "__main__":
-    about = __doc__.splitlines()[0]
-    args = tyro.cli(Args, description=about)
+    args = tyro.cli(Args, description=__doc__.splitlines()[0])
     if args.resume:  # what is not given is as it was
         old = load(Path("runs", args.run_name or "", "args.json"))
-        old = {k: tuple(v) if isinstance(v, list) else v for k, v in old.items() if k in vars(args)}
-        args = tyro.cli(Args, default=Args(**old), description=about)
+        old = {k: v for k, v in old.items() if k in vars(args)}
+        old |= {k: type(vars(args)[k] or ())(v) for k, v in old.items() if isinstance(v, list)}
+        args = tyro.cli(Args, default=Args(**old))
     train(args)

@@ -65,7 +65,7 @@ def load_script(path: Path) -> ModuleType:
     """Import a training script from a file."""
     if path.suffix != ".py" or not path.exists():
         raise ValueError(f"no Python script {path}: name it with --script")
-    sys.path.append(str(path.parent.absolute()))  # for what the script imports
+    sys.path.insert(0, str(path.parent.absolute()))  # for what the script imports
     spec = importlib.util.spec_from_file_location(f"evaluated_{path.stem}", path)
     script = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     try:
@@ -118,8 +118,9 @@ def open_run(run: Path, args: Args, episodes: int | None = None, **how):
     """Give a function that plays the actor, on the CPU, the environments and the networks."""
     about = read_about(run)["args"]
     script = load_script(args.script or Path(__file__).with_name(Path(about["script"]).name))
-    known = {field.name for field in fields(script.Args)}
-    about = {k: tuple(v) if isinstance(v, list) else v for k, v in about.items() if k in known}
+    types = {field.name: str(field.type) for field in fields(script.Args)}
+    about = {k: v for k, v in about.items() if k in types}
+    about |= {k: tuple(v) for k, v in about.items() if "tuple" in types[k] and isinstance(v, list)}
     run_args = script.Args(**about)
     run_args.seed = run_args.seed if args.seed is None else args.seed
     torch.set_num_threads(run_args.torch_threads)

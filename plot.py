@@ -100,7 +100,7 @@ def read_run(run_dir: Path, tags) -> pd.DataFrame:
     name["max_episode_steps"] = str(own.get("max_episode_steps") or "")
     # a learning rate that falls to 0 at the end depends on where the end is
     same = SAME - {"total_timesteps"} if own.get("anneal_lr") else SAME
-    name |= {f"--{key}": str(own[key]) for key in own if key not in same}
+    name |= {f"--{key}": str(own[key]).removesuffix(".0") for key in own if key not in same}
     scalars = read_scalars(run_dir)
     points = [select(scalars, tag) for tag in tags]
     result = run_dir / "result.json"
@@ -267,7 +267,7 @@ def draw_comparison(steps: dict, scores: dict) -> Figure:
 
 def main(args: Args) -> None:
     """Read the runs, write the figures and the data, print the table."""
-    args.tag = tuple(dict.fromkeys(args.tag))
+    args.tag = tuple(dict.fromkeys(args.tag or (RETURN,)))
     everything = read(args)
     panels = set(everything.panel)
     if unknown := {*args.panels} - panels:
@@ -295,7 +295,8 @@ def main(args: Args) -> None:
             fail(f"cannot write {args.out}: {error}")
     print(table[table.columns[:-1]].to_string(index=False, float_format="{:.1f}".format, na_rep=""))
     if "comparison" not in figures and data.groupby(RUN).ngroups > data.panel.nunique():
-        print(f"no comparison: two scripts need {MIN_SEEDS} runs each in one task. {stats.WORTH}")
+        need = f"two scripts need {MIN_SEEDS} runs each in one task, and a step that all have"
+        print(f"no comparison: {need}. {stats.WORTH}")
     print(f"{data.groupby(RUN).ngroups} run(s): {', '.join(figures)} and table in {args.out}")
 
 

@@ -73,6 +73,16 @@ def test_every_episode_is_logged_with_its_own_length(quick):
 
 
 @DDPG
+def test_after_the_last_step_nothing_begins(quick, script, monkeypatch):
+    begins, begin = [], script.Run.begin_segment
+    monkeypatch.setattr(
+        script.Run, "begin_segment", lambda run: begins.append(run.global_step) or begin(run)
+    )
+    quick()
+    assert begins == [0, 100, 200]
+
+
+@DDPG
 @pytest.mark.parametrize(
     ("settings", "word"),
     [

@@ -218,8 +218,11 @@ def test_run_that_is_not_there(tmp_path, capsys):
 
 
 def test_a_changed_copy_of_a_script(tmp_path, monkeypatch):
-    """With networks and a module of its own; it is found where --script says."""
+    """With networks and a module of its own; it is found where --script says, not elsewhere."""
     (tmp_path / "module_of_mine.py").touch()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "module_of_mine.py").write_text("raise ValueError")
+    monkeypatch.syspath_prepend(tmp_path / "elsewhere")
     source = (ROOT / "ddpg_continuous.py").read_text()
     source = source.replace("import numpy as np", "import module_of_mine\nimport numpy as np")
     layer, dropout = "nn.Linear(256, act_dim)", "F.dropout(self.fc_mu(x), 0.5, self.training)"

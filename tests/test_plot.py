@@ -219,6 +219,9 @@ def test_runs_that_differ_in_an_argument_are_not_averaged(tmp_path):
         ("HalfCheetah-v4", "mine script=7.py"): [7],
         ("HalfCheetah-v4, episodes of 200 steps", "ddpg learning_rate=0.0003"): [4],
     }
+    for seed, width in (1, 1), (2, 1.0):  # one number, from Python and from the command line
+        write(tmp_path / "equal" / str(seed), {10: 1}, seed=seed, width=width)
+    assert read(tmp_path / "equal").curve.tolist() == ["ddpg", "ddpg"]
     # a learning rate that falls to 0 at the end makes the end matter
     for name, steps in ("h", 10), ("i", 20):
         settings = {"exp_name": "ppo_continuous", "anneal_lr": True, "total_timesteps": steps}
@@ -502,11 +505,11 @@ def test_no_verdict_from_fewer_than_five_runs(tmp_path, capsys):
     for seed in range(4):
         write(tmp_path / "runs" / f"ddpg{seed}", {10: seed}, seed=seed)
         plot.main(plot.Args((tmp_path / "runs",), tmp_path / "out"))
-        told = "two scripts need 5 runs each in one task. " in capsys.readouterr().out
+        told = "two scripts need 5 runs each in one task, and" in capsys.readouterr().out
         assert told == (seed > 0)
         mine = {"exp_name": "mine_continuous", "seed": seed}
         write(tmp_path / "runs" / f"mine{seed}", {10: 100 + seed}, **mine)
-    plot.main(plot.Args((tmp_path / "runs",), tmp_path / "out"))
+    plot.main(plot.Args((tmp_path / "runs",), tmp_path / "out", tag=()))  # `--tag` alone
     assert "20 % of equal pairs seem to differ with 3 runs" in capsys.readouterr().out
     assert not (tmp_path / "out" / "comparison.png").exists()
 

@@ -483,17 +483,18 @@ def test_a_buffers_other_arrays_are_saved_whole(quick, script, monkeypatch):
     class Counts(script.ReplayBuffer):
         def __init__(self, size, *spaces, **options):
             super().__init__(size, *spaces, **options)
-            self.tree = np.zeros(2 * size)
+            self.tree, self.calls = np.zeros(2 * size), np.array(0)
 
         def add(self, *transition):
             super().add(*transition)
             self.tree[-1] += 1
+            self.calls += 1
 
     monkeypatch.setattr(script, "ReplayBuffer", Counts)
     for steps in 100, 150:
         quick(run_name="x", resume=True, total_timesteps=steps)
     rb = torch.load("runs/x/checkpoint.pt", weights_only=True)["rb"]
-    assert (rb["tree"].shape, rb["tree"][-1]) == ((2000,), 150)
+    assert (rb["tree"].shape, rb["tree"][-1], rb["calls"]) == ((2000,), 150, 150)
     assert len(rb["rewards"]) == 150
 
 

@@ -51,15 +51,19 @@ def test_q_of_a_file_of_policies(monkeypatch):
     assert (names["q"].shape, names["q"].dtype) == ((1,), torch.float32)
 
 
-def test_a_copy_may_have_sizes_in_a_tuple(tmp_path):
-    """JSON has none: it is one again in a resumed run and in evaluate.py."""
+def test_a_copy_may_have_sizes_in_a_tuple_or_a_list(tmp_path):
+    """JSON has no tuple: each is itself again in a resumed run and in evaluate.py."""
     text = (ROOT / "ddpg_continuous.py").read_text("utf-8")
-    text = text.replace("    seed: int", "    sizes: tuple[int, ...] = (3,)\n    seed: int", 1)
-    layer = "self.extra = nn.Linear(*args.sizes + (4,))\n        "
+    text = text.replace("import dataclass", "import dataclass, field", 1)
+    own = '    sizes: tuple[int, ...] = (3,)\n    alpha: float | str = "auto"\n'
+    own += "    more: list[int] = field(default_factory=lambda: [4])\n"
+    text = text.replace("    seed: int", own + "    seed: int", 1)
+    layer = "self.extra = nn.Linear(*args.sizes + (), *args.more + [])\n        "
     (tmp_path / "mine.py").write_text(
         text.replace("self.actor =", layer + "self.actor =", 1), "utf-8"
     )
-    options = "--env-id InvertedPendulum-v4 --learning-starts 50 --eval-episodes 1 --sizes 5"
+    options = "--env-id InvertedPendulum-v4 --learning-starts 50 --eval-episodes 1"
+    options += " --sizes 5 --alpha 0.1"
     for further in f"{options} --total-timesteps 60", "--resume --total-timesteps 80":
         command = [sys.executable, "mine.py", "--run-name", "x", *further.split()]
         process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
