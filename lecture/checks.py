@@ -125,6 +125,10 @@ def check_distribution(script, name):
     if squashed:
         hint = "How is u distributed, and how does u become a?"
     yield case(script, "distribution", given, hint, mistakes)
+    if not squashed:
+        extreme = given | {"mean": "about 3"}
+        hint = "Is the mean bounded? `act` clips what the environment gets."
+        yield case(script, "distribution", extreme, hint, **{"mu.4": 3.0})
     if squashed:
         double = {"s, float64": s, "a": a}
         yield case(script, "distribution", double, hint, kind="s, float64")
@@ -244,13 +248,18 @@ def check_critic_loss(script, name):
         yield case(script, "noise_clipped", noise | {"scale": SCALE}, hint, **noise)
         noise = {"policy_noise": 0.05, "noise_clip": 10.0}
         given = noise | {"scale": SCALE, "steps in the batch": 2000}
-        yield case(script, "noise_spread", given, EACH, tolerances={"atol": 0.1}, **noise)
+        yield case(script, "noise_spread", given, SPREAD, tolerances={"atol": 0.1}, **noise)
         noise["policy_noise"] = 1e6
         hint = "Where may a' lie, whatever the noise?"
         yield case(script, "noise_extremes", noise | BOUNDS, hint, **noise)
 
 
 EACH = "Has each sample and each dimension noise of its own, of the right size?"
+SPREAD = {
+    "mean / (noise · scale)": "Is the noise as often below 0 as above?",
+    "standard deviation / (noise · scale)": EACH,
+    "correlation": EACH,
+}
 PATHWISE = "The gradient goes from Q through the action into the policy's weights: is it cut off?"
 ACTOR_CASES = {
     "ac_reparam": [
@@ -354,6 +363,7 @@ def check_estimate_advantages(script, name):
             (limit, (r + 0.9 * (1 - dones) * after - v)[:, 0]),
             ("What is still to come after a termination?", (r + 0.9 * after - v)[:, 0]),
             ("What is a value worth one step later?", (r + (1 - ends) * after - v)[:, 0]),
+            ("`make_batch` still needs V: `-=` and `[:]` change what it holds.", "changed"),
             (
                 "Which rewards: the rollout's, or those that were scaled for V?",
                 (10 * r + 0.9 * (1 - ends) * after - v)[:, 0],
@@ -379,7 +389,10 @@ def check_surrogate(script, name):
     within, outside = (0.05, -0.05, 0.1, -0.1), (0.5, 0.5, -0.5, -0.5)
     for settings, hint in [
         ({}, "The objective is the mean of ρA: is ρ a ratio for all dimensions of the action?"),
-        ({"log_ratios": outside}, "Where ρ has left [1 - ε, 1 + ε], which product counts?"),
+        (
+            {"log_ratios": outside, "clip_coef": 0.1},
+            "Where ρ has left [1 - ε, 1 + ε], which product counts?",
+        ),
         ({"norm_adv": True, "repeat": 64}, "The advantages of a batch get mean 0 and deviation 1."),
         ({"ent_coef": 0.1}, "A policy of higher entropy has a lower loss."),
     ]:
@@ -436,7 +449,7 @@ def check_act(script, name):
         noise = {"exploration_noise": 0.02}
         given = noise | {"scale": SCALE, "environments": 2000}
         loose = {"atol": 0.1}
-        yield case(script, "act_spread", given, EACH, tolerances=loose, step=starts, **noise)
+        yield case(script, "act_spread", given, SPREAD, tolerances=loose, step=starts, **noise)
         noise = {"exploration_noise": 10.0}
         hint = "Which actions does an environment accept?"
         yield case(script, "act_extremes", noise | BOUNDS, hint, step=starts, **noise)

@@ -17,7 +17,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import nn
 
 LOW, HIGH = np.float32([-1, -5]), np.float32([3, 5])  # bounds that are not ±1, nor alike
-RETURNED = "A loss function returns the loss and a dict of tensors to log: see its docstring."
+RETURNED = "A loss function returns the loss and a dict of tensors to log."
 
 
 # ---- Comparison ----
@@ -82,6 +82,8 @@ def compare(script, measure, settings, expected, given, hints, mistakes, free, t
             raise Wrong("", f"waits for {error}") from None
         text = described(error)
         hint = "Which shapes meet in that line?" if re.search("shape|size", text) else ""
+        if "GreaterThan" in text:
+            hint = "σ is positive: which number is it, and which its logarithm?"
     if set(wrong) <= set(free):
         return
     hint, shapes = hints[wrong[0]] if hint is None else hint, False
@@ -122,7 +124,7 @@ def networks(script):
         for name, parameter in nets.named_parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
             if name.startswith("qf") and name.endswith("fc3.bias"):
-                parameter.fill_(5.0 if "target" in name else 1.0)
+                parameter.fill_(5.0 if "target" in name else 0.0)
             elif name.startswith("qf"):
                 parameter.mul_(1.5)
         if hasattr(nets, "log_alpha"):
@@ -248,7 +250,7 @@ def distribution(script, kind="s", **biases):
     """Density and sample of the policy, whose layers may have extreme biases."""
     nets = networks(script)
     for layer, bias in biases.items():
-        nn.init.constant_(getattr(nets.actor, layer).bias, bias)
+        nn.init.constant_(nets.actor.get_submodule(layer).bias, bias)
     policy = nets.actor.distribution(*inputs("actor", kind))
     log_prob = policy.log_prob(DENSITY_AT)
     log_prob.sum().backward()
@@ -353,10 +355,14 @@ def noise_extremes(script, **settings):
 
 def spread_of(noise, sigma):
     """Return how noise of scale `sigma` relates to the action range, and its correlation."""
-    std = noise.std(0) / (HIGH - LOW) * 2 / sigma
-    varies = noise.std(0).min() > 1e-6  # not, if all samples share one noise
-    correlation = (noise / noise.std(0)).prod(1).mean() if varies else 0.0
-    return {"standard deviation / (noise · scale)": std, "correlation": correlation}
+    unit = noise / (HIGH - LOW) * 2 / sigma
+    mean, std, correlation = unit.mean(0), unit.std(0), 0.0
+    if std.min() < 1e-4:  # all samples share one noise
+        mean = np.zeros(2)
+    else:
+        correlation = ((unit - mean) / std).prod(1).mean()
+    came = {"mean / (noise · scale)": mean, "standard deviation / (noise · scale)": std}
+    return came | {"correlation": correlation}
 
 
 def actor_loss(script, **settings):
@@ -364,6 +370,8 @@ def actor_loss(script, **settings):
     nets, data, args = setup(script, **settings)
     loss = scalar(script.actor_loss(nets, data, args))
     loss.backward()
+    if frozen := [name for name, p in nets.named_parameters() if not p.requires_grad]:
+        raise Problem(f"{frozen[0]} requires no gradient any more", "Who updates it next, and how?")
     tuned = ["log_alpha"] if getattr(args, "autotune", False) else []
     return {"loss": loss} | gradients(nets, *tuned)
 
@@ -432,7 +440,9 @@ def estimate_advantages(script, gae_lambda):
     shape = getattr(result, "shape", None)
     if shape != dones.shape:
         raise Problem(f"{type(result).__name__} of shape {shape}, not {dones.shape}")
-    return {f"A of environment {i}": result[:, i] for i in (0, 1)}
+    came = {f"A of environment {i}": result[:, i] for i in (0, 1)}
+    kept = np.array_equal(values, ROLLOUT["V(s)"])
+    return came | {"V(s) afterwards": "as before" if kept else "changed"}
 
 
 def value_loss(script):
@@ -475,8 +485,8 @@ def act(script, envs, step, **settings):
         hint = "Each environment gets one action: an array of shape (num_envs, act_dim)."
         raise Problem(f"{last} is no NumPy array of shape ({envs}, 2), but {what}", hint)
     for name in list(came)[:-1]:
-        if not isinstance(came[name], torch.Tensor):
-            raise Problem(f"{name} is no tensor", "What does `train` do with it?")
+        if not isinstance(came[name], torch.Tensor) or came[name].requires_grad:
+            raise Problem(f"{name} is no tensor without gradient", "What does `train` do with it?")
     return came, nets, torch.as_tensor(obs)
 
 

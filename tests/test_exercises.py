@@ -161,6 +161,8 @@ MISTAKES = [
     ("ddpg QNetwork.forward", UNITS, "a.sub_(self.action_bias).div_(self.action_scale)", "caller"),
     ("ddpg QNetwork.forward", UNITS + LAYERS + ".squeeze(-1)", "a" + LAYERS, "shape"),
     ("td3 QNetwork.forward", ".squeeze(-1)", ".squeeze()", "batch of 1"),
+    *((f"{name} QNetwork.forward", "self.fc3(x)", "F.relu(self.fc3(x))", "layers")
+      for name in ("ddpg", "td3")),
     ("ac_reparam QNetwork.forward", "cat([x, ", "cat([x.flip(1), ", "layers"),
     ("sac QNetwork.forward", "F.relu(self.fc2(x))\n        return", "self.fc2(x)\n        return",
      "layers"),
@@ -172,10 +174,12 @@ MISTAKES = [
     ("ddpg critic_loss", NEXT_MU, "nets.target_actor(data.observations)", "after the step"),
     ("ddpg critic_loss", "next_q_value)", "next_q_value, reduction='sum')", "mean"),
     ("ddpg critic_loss", "next_state_actions)", "next_state_actions)[:, None]", "(4, 1) and (4,)"),
-    ("ddpg critic_loss", "return qf1_loss, {", "return {", "docstring"),
+    ("ddpg critic_loss", "return qf1_loss, {", "return {", "dict of tensors"),
     ("ddpg actor_loss", "-nets.qf1(", "-nets.qf1_target(", "critic that learns"),
     ("ddpg act", "step < args.learn", "step <= args.learn", "from which step"),
     ("ddpg act", "torch.randn_like(actions)", "torch.randn_like(actions[0])", "own"),
+    ("ddpg act", "torch.randn_like(actions)", "torch.rand_like(actions)", "above"),
+    ("ddpg actor_loss", "    loss = -", "    nets.qf1.requires_grad_(False)\n    loss = -", "next"),
     ("td3 critic_loss", "1 - data.dones.flatten()", "data.dones.flatten()", "d remove"),
     ("td3 critic_loss", "nets.qf2_target(", "nets.qf2(", "slow copies"),
     ("td3 critic_loss", "nets.target_actor(data", "nets.actor(data", "Whose action is a'"),
@@ -254,6 +258,12 @@ MISTAKES = [
      "validate_args=False)", "torch.distributions.Independent(Normal(self.mu(normalized), "
      "self.log_std.exp()), 1)", "sum log π"),
     ("ppo estimate_advantages", "(1 - rollout.terminations)", "1", "termination"),
+    ("ppo Actor.distribution", "Normal(self.mu(normalized), self.log_std.exp(), "
+     "validate_args=False)", "Normal(self.mu(normalized), self.log_std)", "logarithm"),
+    ("ppo Actor.distribution", "self.mu(normalized)", "self.mu(normalized).clamp(-1, 1)",
+     "bounded"),
+    ("ppo estimate_advantages", "return advantages", "values[:] = 0\n    return advantages",
+     "needs V"),
     ("ppo estimate_advantages", "deltas = rewards", "deltas = rollout.rewards", "scaled for V"),
     ("ppo estimate_advantages", "- rollout.dones)", "- rollout.terminations)", "Until when"),
     ("ppo critic_loss", "0.5 * ((values", "1.0 * ((values", "factor"),
@@ -263,6 +273,8 @@ MISTAKES = [
     ("ppo actor_loss", "torch.min(ratio * advantages, clipped * advantages)",
      "(log_probs * advantages)", "the ratio to"),
     ("ppo actor_loss", "entropy().sum(-1).mean()", "entropy().mean()", "over its dimensions"),
+    ("ppo actor_loss", "ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)",
+     "ratio.clamp(0.8, 1.2)", "left"),
     ("ppo actor_loss", "log_ratio.exp()", "(-log_ratio).exp()", "divided"),
     ("ppo actor_loss", "torch.min(ratio", "torch.max(ratio", "cautious"),
     ("ppo actor_loss", "(data.actions).sum(-1)", "(data.actions)[:, 0]", "dimensions"),
@@ -273,6 +285,10 @@ MISTAKES = [
      "network"),
     ("ppo act", "bounded = bounded.cpu()", "actions = actions.numpy(); bounded = bounded.cpu()",
      "train"),
+    ("ppo act",
+     "    actions = nets.actor.distribution(x).sample()\n                bounded = actions *",
+     "    pass\n                actions = nets.actor.distribution(x).rsample()\n"
+     "                bounded = actions.detach() *", "train"),
 ]  # fmt: skip
 
 
