@@ -259,7 +259,8 @@ MISTAKES = [
      "self.log_std.exp()), 1)", "sum log π"),
     ("ppo estimate_advantages", "(1 - rollout.terminations)", "1", "termination"),
     ("ppo Actor.distribution", "Normal(self.mu(normalized), self.log_std.exp(), "
-     "validate_args=False)", "Normal(self.mu(normalized), self.log_std)", "logarithm"),
+     "validate_args=False)", "Normal(self.mu(normalized), self.log_std, validate_args=True)",
+     "logarithm"),
     ("ppo Actor.distribution", "self.mu(normalized)", "self.mu(normalized).clamp(-1, 1)",
      "bounded"),
     ("ppo estimate_advantages", "return advantages", "values[:] = 0\n    return advantages",
