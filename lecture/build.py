@@ -311,9 +311,9 @@ def script_rows(script: Script, text: Text) -> list[dict]:
 
 
 def equations(hunks: list[Hunk], *scripts: Script) -> list[list[str]]:
-    """Return the equations beside the hunks whose captions begin in bold: old ones, new ones."""
-    pairs = []
-    for hunk in hunks:
+    """Return the equations beside the hunks whose captions begin in bold, each once: old, new."""
+    pairs, later = [], [set(), set()]
+    for hunk in reversed(hunks):
         if hunk.caption.text.startswith("**"):
             pairs.append([])
             for side, script in enumerate(scripts):
@@ -322,8 +322,9 @@ def equations(hunks: list[Hunk], *scripts: Script) -> list[list[str]]:
                     n for n in script.notes if not lines.isdisjoint(range(n.first, n.last + 1))
                 ]
                 found = re.findall(r"^\$\$.*?\$\$$", "\n".join(n.text for n in notes), re.M | re.S)
-                pairs[-1].append("\n".join(found))
-    return [pair for pair in pairs if any(pair)]
+                pairs[-1].append("\n".join(e for e in found if e not in later[side]))
+                later[side].update(found)
+    return [pair for pair in reversed(pairs) if any(pair)]
 
 
 def curves(scripts: dict[str, Script]) -> dict:

@@ -178,6 +178,17 @@ def test_theme_is_that_of_the_system_and_the_button_changes_it(tab):
 
 
 # ---- Slides ----
+@pytest.mark.parametrize("name", ["a2c-reinforce", "svg0-ac_reparam"])
+def test_equation_of_two_hunks_is_shown_once(site, name):
+    page, found = (site / f"{name}.html").read_text(), {}
+    for side, text in re.findall(
+        '<div data-of="(.*?)">(.*?)(?=<div data-of|</section>)', page, re.S
+    ):
+        found.setdefault(side, []).extend(re.findall("<math.*?</math>", text, re.S))
+    assert len(found) == 2
+    assert all(len(equations) == len({*equations}) > 0 for equations in found.values())
+
+
 def test_deck_moves_with_the_keyboard(tab):
     page = tab("ddpg-td3.html")
     page.focus("#slides")

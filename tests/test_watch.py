@@ -150,7 +150,7 @@ CURVES = """async ([id, script]) => {
 
 @pytest.mark.parametrize("name", RANDOM)
 def test_curves_along_a_joint(shared, site, name):
-    """Q of each critic with one action changed, their minimum, and the policy's density."""
+    """Q of each critic with one action changed, their minimum or mean, and the policy's density."""
     _, _, nets = open_policy(site.parent / "policies" / f"{name}_{RANDOM[name]}_7000.safetensors")
     shown = shared.evaluate(CURVES, [RANDOM[name], name])
     x, found = torch.tensor([shown["obs"]]), {}
@@ -162,7 +162,9 @@ def test_curves_along_a_joint(shared, site, name):
             actions[:, 1] = torch.tensor(us)  # ±1 are the bounds of all three bodies
             with torch.no_grad():
                 found[label] = getattr(nets, critic)(x.float().repeat(len(us), 1), actions).numpy()
-    if "Q2" in found:
+    if name == "tqc":
+        found["the mean"] = (found["Q1"] + found["Q2"]) / 2
+    elif "Q2" in found:
         found["the smaller"] = np.minimum(found["Q1"], found["Q2"])
     if hasattr(nets.actor, "distribution"):
         us = torch.tensor(curves["π"][1:-1, 0])
@@ -179,6 +181,25 @@ def test_curves_along_a_joint(shared, site, name):
     assert curves.keys() == found.keys()
     for label, values in found.items():
         assert curves[label][:, 1] == pytest.approx(values, rel=1e-3, abs=1e-3), label
+
+
+def test_a_copy_of_a_script_is_as_the_script(shared, site):
+    """Its name does not say of which layers it is; an episode ends at its run's own limit."""
+    body = RANDOM["ac_reparam"]
+    path = site.parent / "policies" / f"ac_reparam_{body}_7000.safetensors"
+    args = open_policy(path)[0]["args"] | {"script": "mine.py", "max_episode_steps": 3}
+    mine = save(load_file(path), {"args": json.dumps(args)})
+    page, see = shared, "() => (watch.start(...watch.at), [players[0].seen, watch.step().values.q])"
+    page.evaluate("(body) => watch.open(body, 'ac_reparam', 7000)", body)
+    page.evaluate("() => (watch.at = [[...players[0].data.qpos], [...players[0].data.qvel]])")
+    seen = page.evaluate(see)
+    own = "const policy = new Policy(Uint8Array.from(bytes).buffer)"
+    page.evaluate(
+        f"(bytes) => {{ {own}; return stage(policy.id, [{{ ...policy, policy }}]); }}", list(mine)
+    )
+    assert page.evaluate(see) == seen
+    page.evaluate("() => { while (!players[0].over) watch.step(); }")
+    assert page.evaluate("players[0].log.length") == 3
 
 
 def test_a_whole_episode_returns_what_pythons_do(shared):
@@ -259,6 +280,13 @@ def test_body_is_pushed_by_dragging_and_both_get_the_push(tab):
     page.mouse.up()
     page.evaluate("advance()")
     assert page.evaluate("[...players[0].data.xfrc_applied].every((x) => x === 0)")
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.evaluate("location.hash = 'Hopper-v4/td3@7000'")  # while it is held
+    page.wait_for_function("scene.id === 'Hopper-v4'")
+    page.keyboard.press("Space")
+    page.wait_for_function("players[0].log.length > 3")
+    page.mouse.up()
 
 
 def test_noise_is_the_scripts_own(tab):
@@ -304,8 +332,9 @@ def test_spoilt_file_is_a_sentence_and_the_page_goes_on(tab, tmp_path):
         sync_api.expect(page.locator("#said")).to_have_text(
             re.compile(r"^This can't be played: .+\.$")
         )
-        page.keyboard.press("r")
         page.evaluate("document.activeElement.blur()")
+        page.keyboard.press("r")
+        assert page.inner_text("#said") == ""
         page.keyboard.press("ArrowRight")
         assert page.evaluate("players[0].log.length") > 0, what
 
@@ -315,21 +344,25 @@ def test_file_of_ones_own_is_dropped_and_plays(tab):
     page.evaluate(
         """(bytes) => {
           const data = new DataTransfer();
-          data.items.add(new File([Uint8Array.from(bytes)], "mine.safetensors"));
+          data.items.add(new File([Uint8Array.from(bytes)], "mine 5%.safetensors"));
           dispatchEvent(new DragEvent("drop", { dataTransfer: data, cancelable: true }));
         }""",
         list(POLE.read_bytes()),
     )
-    sync_api.expect(page.locator("figcaption")).to_contain_text("mine.safetensors, 50,000 steps")
     page.keyboard.press("Space")
+    sync_api.expect(page.locator("figcaption")).to_contain_text("mine 5%.safetensors, 50,000 steps")
     page.wait_for_function("players[0].log.length > 3")
+    page.reload()  # now it is not there
+    page.wait_for_function("document.querySelector('output')?.textContent")
+    sync_api.expect(page.locator("#said")).to_contain_text("no policy of mine 5-.safetensors")
 
 
 def test_what_is_not_kept_is_a_sentence(tab, site):
-    page = tab()
-    page.evaluate("location.hash = 'Hopper-v4/nothing'")
+    """And another policy is there, with what can be used of the address."""
+    page = tab("watch.html#Hopper-v4/nothing?start=x&joint=0&noise=loud")
     text = "This can't be played: no policy of nothing on Hopper-v4 is kept."
     sync_api.expect(page.locator("#said")).to_have_text(text)
+    assert page.url.endswith("?start=1&joint=1&noise=off")
 
 
 def test_skip_link_leaves_the_scene(tab):
@@ -357,6 +390,12 @@ def test_nothing_is_wider_than_the_screen(tab):
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         if width > 1000:  # instruments stand beside the body
             assert page.locator(".along").bounding_box()["y"] < 500
+    page.set_viewport_size({"width": 1280, "height": 720})
+    for place in "ddpg@7000", "ddpg@7000/td3@50000":
+        page.evaluate(f"location.hash = 'HalfCheetah-v4/{place}'")
+        page.wait_for_function(f"location.hash.includes('{place}?')")
+        box = page.locator(".time").last.bounding_box()
+        assert box["y"] + box["height"] < 720
 
 
 # ---- Elsewhere in the site ----
@@ -368,6 +407,10 @@ def test_slide_of_a_rung_plays(tab):
     sync_api.expect(frame.locator("figcaption")).to_have_count(2)
     box = page.locator("iframe").bounding_box()
     assert box["y"] + box["height"] <= 900
+    count = page.inner_text("#count")
+    frame.locator("#play").click()
+    page.keyboard.press("PageUp")  # as a presenter's clicker does
+    page.wait_for_function(f"document.getElementById('count').textContent < '{count}'")
 
 
 SCENES = {

@@ -35,7 +35,8 @@ addEventListener("resize", reachable);
 document.fonts.ready.then(reachable);
 
 // A scene on a slide: the page in a frame, without its head.
-root.classList.toggle("framed", window !== window.parent);
+const framed = root.classList.toggle("framed", window !== window.parent);
+addEventListener("keydown", ({ key }) => framed && /^(Page|Home|End|Escape)/.test(key) && parent.postMessage(key, "*")); // a clicker's
 for (const button of document.querySelectorAll("[data-scene]")) {
   const title = button.textContent, frame = Object.assign(document.createElement("iframe"), { title, className: "scene" });
   button.onclick = () => button.replaceWith(Object.assign(frame, { src: button.dataset.scene }));
@@ -84,5 +85,6 @@ if (start) {
     else return;
     event.preventDefault();
   });
+  addEventListener("message", ({ data: key }) => document.dispatchEvent(new KeyboardEvent("keydown", { key })));
   if (location.hash === "#slides") openDeck();
 }

@@ -63,7 +63,7 @@ class Policy {
     const find = (end) => weights[Object.keys(weights).find((name) => name.endsWith(end))]?.data;
     [this.scale, this.bias, this.logStd] = ["action_scale", "action_bias", "actor.log_std"].map(find);
     [this.atoms, this.onPolicy, this.naf] = [find("qf1.atoms"), "actor.mu.0.weight" in weights, "qf1.fc_l.weight" in weights];
-    const tanh = this.onPolicy || this.script === "ac_reparam";
+    const tanh = this.onPolicy || "estimator" in this.args; // also in a copy of ac_reparam
     const net = (name, ...layers) => new Mlp(weights, layers.map((layer) => name + layer), tanh);
     if (this.onPolicy) {
       this.mean = find("obs_normalizer.mean");
@@ -91,6 +91,7 @@ class Policy {
     const u = mu.map((m, i) => m + (sigma?.[i] ?? 1) * epsilon[i]);
     return this.squashed ? u.map(Math.tanh) : u;
   }
+  worth(q) { return "drop" in this.args ? q.reduce((sum, x) => sum + x) / q.length : Math.min(...q); } // TQC's is their mean
   actions(u) { return u.map((x, i) => Math.fround(clip(x, 1) * this.scale[i] + this.bias[i])); }
   density({ mu, sigma }, joint, u) {
     const z = ((this.squashed ? Math.atanh(u) : u) - mu[joint]) / sigma[joint];

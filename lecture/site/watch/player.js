@@ -61,8 +61,8 @@ class Player {
     this.reward = body.reward(this.speed, action);
     this.return += this.reward;
     this.terminated = body.ended([...data.qpos], [...data.qvel]);
-    this.log.push({ reward: this.reward, expected: policy.onPolicy ? values.v * policy.rewardScale : Math.min(...values.q) });
-    this.over = this.terminated || this.log.length >= 1000;
+    this.log.push({ reward: this.reward, expected: policy.onPolicy ? values.v * policy.rewardScale : policy.worth(values.q) });
+    this.over = this.terminated || this.log.length >= (policy.args.max_episode_steps ?? 1000);
     return { observation: this.look(), action, reward: this.reward, terminated: this.terminated, values };
   }
   came() { // the discounted return after each step; at the time limit that of the last ones is not known

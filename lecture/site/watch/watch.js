@@ -13,15 +13,15 @@ function find(id, name) { // "ddpg@50000": the nearest steps; "ddpg": the last
   if (!found.length) throw Error(`no policy of ${name} on ${id} is kept`);
   return found.sort((a, b) => far(a) - far(b))[0];
 }
-const attempt = (task) => (queue = queue.then(task).then(() => "", (error) => { // one task after the other
-  if (players.length) update();
+const attempt = (task) => (queue = queue.then(task).then(() => "", async (error) => { // one task after the other
+  await (players.length ? update() : stage(DATA.policies.at(-1).id, [DATA.policies.at(-1)]).catch(() => {}));
   return `This can't be played: ${error.message}.`;
 }).then((text) => ($("said").textContent = text)));
 async function stage(id, shown) {
   for (const entry of shown) entry.policy ??= await loadPolicy(entry.file);
   const model = await loadModel(id), made = shown.map((entry) => new Player(entry.policy, model));
   players.forEach((player) => player.data.delete());
-  [players, scene.id, scene.shown] = [made, id, shown];
+  [players, scene.id, scene.shown, held] = [made, id, shown, null];
   scene.joint = clip(scene.joint, BODIES[id].joints.length - 1);
   scene.epsilon = BODIES[id].joints.map((_, i) => scene.epsilon[i] || 0);
   fill("joint", BODIES[id].joints.map((name, i) => [name, i]));
@@ -48,8 +48,8 @@ function begin(start = scene.start) {
 const read = () => attempt(() => { // #Hopper-v4/ddpg@50000/td3?start=1&joint=1&noise=held&epsilon=1,0,0&slow
   const [place, query] = decodeURIComponent(location.hash.slice(1)).split("?"), get = new URLSearchParams(query);
   const [id = "", ...names] = place.split("/"), first = DATA.policies.findLast((policy) => !id || policy.id === id);
-  Object.assign(scene, { start: +(get.get("start") ?? 1), joint: +(get.get("joint") ?? 1) - 1, slow: get.has("slow") });
-  Object.assign(scene, { noise: get.get("noise") ?? "off", epsilon: (get.get("epsilon") ?? "").split(",").map(Number) });
+  Object.assign(scene, { start: get.get("start") | 0 || 1, joint: Math.max(0, (get.get("joint") | 0) - 1), slow: get.has("slow") });
+  Object.assign(scene, { noise: ["drawn", "held"].find((noise) => noise === get.get("noise")) ?? "off", epsilon: (get.get("epsilon") ?? "").split(",").map(Number) });
   if (!names.length && !first) throw Error(`no policy on ${id} is kept`);
   return stage(id || first.id, names.length ? names.map((name) => find(id, name)) : [first]);
 });
@@ -66,7 +66,7 @@ function update() { // controls and address after the scene
   for (const [control, value] of Object.entries(values)) $(control).value = value;
   $("play").textContent = playing ? "Pause" : "Play";
   $("slow").ariaPressed = slow;
-  painted = 0;
+  [painted, $("said").textContent] = [0, ""];
 }
 
 // ---- Time ----
@@ -101,7 +101,7 @@ function plot(canvas, [x0, x1], curves, ...marks) {
   for (const [name, colour, points, area] of [...curves, ...marks]) {
     Object.assign(pen, { strokeStyle: colour, fillStyle: colour });
     if (Array.isArray(points)) {
-      pen.lineWidth = name === "the smaller" ? 14 : 4; // Q1 and Q2 are drawn upon it
+      pen.lineWidth = colour === GREY ? 14 : 4; // Q1 and Q2 are drawn upon it
       const [low, high] = area ? [0, Math.max(...heights(points))] : [Math.min(...all), Math.max(...all)];
       const Y = (y) => foot - ((y - low) / (high - low || 1)) * (foot - top);
       const path = points.filter(([, y]) => Number.isFinite(y)).map(([x, y]) => `${X(x)} ${Y(y)}`).join("L");
@@ -120,7 +120,7 @@ function along({ policy, observation, seen }, u, joint, count = 25) {
   const edge = policy.onPolicy ? 1.5 : 1, us = Array.from({ length: count }, (_, i) => edge * ((2 * i) / (count - 1) - 1));
   const q = us.map((x) => policy.judge(observation, policy.actions(u.with(joint, x)), false).q);
   const curves = q[0].map((_, n) => [`Q${n + 1}`, [BLUE, ORANGE][n], us.map((x, i) => [x, q[i][n]])]);
-  if (curves.length === 2) curves.unshift(["the smaller", GREY, us.map((x, i) => [x, Math.min(...q[i])])]);
+  if (curves.length === 2) curves.unshift(["drop" in policy.args ? "the mean" : "the smaller", GREY, us.map((x, i) => [x, policy.worth(q[i])])]);
   const fine = Array.from({ length: 201 }, (_, i) => edge * (i / 100 - 1));
   if (seen.sigma) curves.push(["π", GREEN, fine.map((x) => [x, policy.density(seen, joint, x)]), "area"]);
   return { edge, curves };
@@ -168,8 +168,7 @@ const ACTIONS = {
   play: () => (players.every((player) => player.over) && begin(), (playing = !playing), update()),
   step: () => (advance(), (playing = false), update()),
   slow: () => set({ slow: !scene.slow }),
-  again: () => begin(),
-  another: () => begin(scene.start + 1),
+  again: () => begin(), another: () => begin(scene.start + 1),
 };
 const KEYS = {
   " ": ACTIONS.play, ArrowRight: ACTIONS.step, s: ACTIONS.slow, r: ACTIONS.again, n: ACTIONS.another,
@@ -201,7 +200,7 @@ addEventListener("drop", (event) => (event.preventDefault(), take(event.dataTran
 const take = (file) => file && attempt(async () => {
   if (file.size > 2e7) throw Error(`${file.name} has ${Math.round(file.size / 1e6)} MB, more than any policy`);
   const policy = new Policy(await file.arrayBuffer()), { id, steps } = policy;
-  const entry = { id, steps, script: file.name.replace(/[@/?#]/g, "-"), title: file.name, policy };
+  const entry = { id, steps, script: file.name.replace(/[@/?#%]/g, "-"), title: file.name, policy };
   await stage(id, [entry]);
   DATA.policies.unshift(entry);
   update();
