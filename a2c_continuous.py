@@ -15,7 +15,7 @@ Parent: ppo_continuous.py, from which it differs in
 Departures from the paper:
 1. R bootstraps with V of the true last observation where a time limit ends an episode.
 2. Observations and rewards are normalised; gradients are clipped; weights start orthogonal.
-3. Rollouts of 32 steps, not episodes, with GAE; no LSTM or entropy bonus; ε outside RMSprop's root.
+3. Fixed rollouts, not episodes, with GAE; no LSTM or entropy bonus; ε outside RMSprop's root.
 And running episodes are cut every `checkpoint_interval` steps, as by a time limit.
 
     python a2c_continuous.py --env-id Hopper-v4

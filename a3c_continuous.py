@@ -17,7 +17,7 @@ One worker is A2C, bit for bit. A run of several is not reproducible, nor the sa
 Departures from the paper:
 1. R bootstraps with V of the true last observation where a time limit ends an episode.
 2. Observations and rewards are normalised; gradients are clipped; weights start orthogonal.
-3. Rollouts of 64 steps, not episodes; no LSTM or entropy bonus; RMSprop's ε outside the root.
+3. Fixed rollouts, not episodes, with GAE; no LSTM or entropy bonus; ε outside RMSprop's root.
 And running episodes are cut every `checkpoint_interval` steps, as by a time limit.
 
     python a3c_continuous.py --env-id Hopper-v4
@@ -313,6 +313,8 @@ def train(args: Args, number: int = 0, shared: Shared | None = None) -> dict:
                 obs = run.reset_finished(next_obs, dones)
 
             # Estimate
+            run.finite("observation", rollout.next_observations)
+            run.finite("reward", rollout.rewards)
             shared.nets.return_normalizer.update(rollout.flat(rollout.discounted_returns))
             nets.return_normalizer.load_state_dict(shared.nets.return_normalizer.state_dict())
             batch = make_batch(nets, rollout, args, run.device)

@@ -40,7 +40,7 @@ while [ $# -gt 0 ]; do
     *) die "unknown option $1: --help lists them, and those of the scripts come after --" ;;
   esac
 done
-whole='^[1-9][0-9]{0,8}$' own='^--(env[-_]id|seed|run[-_]name|resume|no[-_]resume)(=|$)'
+whole='^[1-9][0-9]{0,8}$' own='^(-h|--(env[-_]id|seed|run[-_]name|(no[-_])?resume|help))(=|$)'
 for name in seeds start_seed jobs; do
   [[ $name${!name} = start_seed0 || ${!name} =~ $whole ]] ||
     die "--${name/_/-} must be a whole number, 1 to 999999999, not '${!name}'"
@@ -48,7 +48,7 @@ done
 [[ ,$scripts,$env_ids, != *,,* && $env_ids != *[[:cntrl:]]* ]] ||
   die "a name in --scripts or --env-ids is empty or has a control character"
 for word; do
-  [[ ! $word =~ $own ]] || die "$word after --: benchmark.sh gives each run its own"
+  [[ ! $word =~ $own ]] || die "$word after --: no run takes it, or benchmark.sh gives each its own"
 done
 
 # ---- Matrix ----
@@ -56,7 +56,7 @@ commands=$(set -f && IFS=, && for ((seed = start_seed; seed < start_seed + seeds
   for env in $env_ids; do
     for script in $scripts; do
       [[ ,$known, = *,"$script",* ]] || die "no script '$script', only $known"
-      name=$(printf %s "${suite}__${script}__${env}__$seed" | LC_ALL=C tr -c 'A-Za-z0-9._-' -)
+      name=$(printf %s "${suite}__${script}__${env}__$seed" | LC_ALL=C tr -c 'A-Za-z0-9._-' - | sed 's/^-/_/')
       printf '%q ' "$python" "$here/${script}_continuous.py" "$@" --env-id "$env" --seed "$seed"
       printf '%s\n' "--resume --run-name $name" # the last word, for `names` and `train`
     done
@@ -69,7 +69,7 @@ twice=$(LC_ALL=C sort -f <<<"$names" | uniq -di | head -n 1) # a file system may
 "$python" -c 'import filelock' 2>/dev/null || die "$python lacks the packages of requirements.txt"
 [ "$mode" != status ] || exec "$python" -W ignore -c '
 import filelock, pathlib, sys  # the lock of the scripts, also where there is no flock
-for name in sys.argv[1].split():
+for name in sys.stdin.read().split():
     run = pathlib.Path("runs", name)
     state = "finished" if (run / "result.json").exists() else "unfinished" if run.exists() else "-"
     try:
@@ -77,13 +77,13 @@ for name in sys.argv[1].split():
             filelock.FileLock(run / "lock").acquire(timeout=0)
     except OSError as error:
         state = "running" if isinstance(error, filelock.Timeout) else "unknown"
-    print(f"{state:10} ", name)' "$names"
+    print(f"{state:10} ", name)' <<<"$names"
 
 # ---- Run ----
 train() { # COMMAND: run it and tell its exit code
-  kill -0 "$launcher" || exit 255 # start nothing more for a launcher that was killed
-  name=${1##* }
-  mkdir -p "runs/$name"
+  # start nothing more for a launcher that was killed, which is a zombie (Z) if nobody waits for it
+  kill -0 "$launcher" && [[ $(ps -o stat= -p "$launcher" 2>/dev/null) != Z* ]] || exit 255
+  name=${1##* } && mkdir -p "runs/$name"
   trap : TERM # for the run, which has got it too: let it save
   eval "$1" >>"runs/$name/train.log" 2>&1
   echo "$? $name"

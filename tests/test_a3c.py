@@ -110,7 +110,11 @@ def test_workers_draw_other_numbers(monkeypatch):
     context = types.SimpleNamespace(Process=lambda **how: started.append(how) or Process())
     monkeypatch.setattr(a3c.multiprocessing, "get_context", lambda _: context)
     args = a3c.Args(**REAL, num_workers=3, total_timesteps=100)
-    a3c.start_others(types.SimpleNamespace(args=args, callback=lambda function: None), None)
+    run = types.SimpleNamespace(args=args, callback=lambda function: None)
+    for args.seed in 2, 1:
+        a3c.start_others(run, None)
+    *others, first, second = (how["args"][:2] for how in started)
+    assert not {mine.seed for mine, _ in others} & {first[0].seed, second[0].seed}
 
     def recorded(run):
         obs = begin_segment(run)
@@ -118,12 +122,30 @@ def test_workers_draw_other_numbers(monkeypatch):
         return obs
 
     monkeypatch.setattr(a3c.Run, "begin_segment", recorded)
-    first, second = (how["args"][:2] for how in started)
     for args_and_number, steps in (first, 100), (second, 100), (first, 200):  # the run is over
         a3c.train(*args_and_number, shared_networks(steps))
     assert len(set(seeds)) == 3
     assert seeds[0][0] == seeds[2][0] != seeds[1][0]
     assert args.seed not in {seed for seed, _ in seeds}
+
+
+@pytest.mark.parametrize("what", ["reward", "observation"])
+def test_what_is_not_finite_does_not_reach_what_is_shared(monkeypatch, tmp_path, capsys, what):
+    """In a further worker, whose steps the first does not see."""
+    monkeypatch.chdir(tmp_path)  # MuJoCo may write a warning
+    shared, real = shared_networks(0), a3c.make_envs
+
+    class Broken(a3c.gym.Wrapper):
+        def step(self, action):
+            obs, reward, *rest = self.env.step(action)
+            return obs + (np.nan if what == "observation" else 0), reward * np.nan, *rest
+
+    monkeypatch.setattr(a3c, "make_envs", lambda *how: real(*how, wrappers=[Broken]))
+    with pytest.raises(SystemExit, match="1"):
+        a3c.train(a3c.Args(**REAL, num_workers=2), 1, shared)
+    assert f"{what} is not finite" in capsys.readouterr().err
+    averages = [value for state in shared.optimizer.state.values() for value in state.values()]
+    assert all(x.isfinite().all() for x in [*shared.nets.state_dict().values(), *averages])
 
 
 @pytest.mark.parametrize(("orphan", "steps"), [(False, [100, 0]), (True, [0, 64])])

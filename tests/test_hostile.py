@@ -352,16 +352,23 @@ def test_best_evaluation_keeps_its_weights(quick, script, monkeypatch, tmp_path)
     assert json.loads((run_dir / "result.json").read_text()) == result
 
 
-OWN_CHECKS = {
-    "ac_reparam_continuous": ({"steps_per_iteration": 0}, "--steps-per-iteration"),
-    "d4pg_continuous": ({"v_min": 3.0, "v_max": 3.0}, "--v-min must be below --v-max"),
-    "ppo_continuous": ({"num_minibatches": 26}, "--num-minibatches"),
-    "tqc_continuous": ({"drop": 25}, "--drop must be below 25"),
-}
+OWN_CHECKS = [
+    ("a3c", {"num_workers": 0}, "--num-workers"),
+    ("ac_reparam", {"steps_per_iteration": 0}, "--steps-per-iteration"),
+    ("d4pg", {"n_steps": 0}, "--n-steps"),
+    ("d4pg", {"v_min": 3.0, "v_max": 3.0}, "--v-min must be below --v-max"),
+    ("ppo", {"gae_lambda": 1.1}, "--gae-lambda"),
+    ("ppo", {"num_minibatches": 26}, "--num-minibatches"),
+    ("ppo", {"update_epochs": 0}, "--update-epochs"),
+    ("tqc", {"drop": 25}, "--drop must be below 25"),
+]
 
 
-@only(OWN_CHECKS)
-def test_setting_that_no_run_can_use_is_refused(quick, script, capsys, tmp_path):
-    settings, words = OWN_CHECKS[script.__name__]
+@pytest.mark.parametrize(
+    ("script", "settings", "words"),
+    [(f"{name}_continuous", *rest) for name, *rest in OWN_CHECKS],
+    indirect=["script"],
+)
+def test_setting_that_no_run_can_use_is_refused(quick, capsys, tmp_path, settings, words):
     assert words in refused(capsys, quick, **settings)
     assert list(tmp_path.iterdir()) == []

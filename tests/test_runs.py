@@ -311,6 +311,13 @@ def die(*_):
 ENDS = {"finished": 0, "not finite": 1, "refused": 2, "stopped": 75, "exception": None}
 
 
+def test_a_signal_in_the_last_step_ends_nothing(quick, script, monkeypatch):
+    signal_at(300, script, monkeypatch)
+    run_dir, result = quick()
+    assert result["step"] == 300
+    assert (run_dir / "result.json").exists()
+
+
 @pytest.mark.parametrize("end", ENDS)
 def test_however_train_ends_it_lets_go_at_once(quick, script, monkeypatch, tmp_path, end):
     """Of the signals, the lock and TensorBoard's thread, while the traceback is still at hand."""

@@ -18,7 +18,9 @@ from test_losses import (
 )
 from test_svg0 import noise
 
+import ac_reparam_continuous as ac_reparam
 import sac_continuous as sac
+import tqc_continuous as tqc
 
 LOG_ALPHA = -0.7
 # settings, and the α that they mean
@@ -106,29 +108,33 @@ def test_check_holds(check):
 
 
 # ---- The policy ----
-def test_a_fixed_temperature_compiles(monkeypatch):
+@pytest.mark.parametrize("script", [sac, tqc])
+def test_a_fixed_temperature_compiles(script):
     """The parameter of a tuned one is not in its graph."""
-    nets, data, args = sac_setup(sac, autotune=False)
-    monkeypatch.setattr(torch._dynamo.config, "trace_autograd_ops", True)
-    torch.compile(sac.actor_backward, fullgraph=True, backend="eager")(nets, data, args)
+    nets, data, args = sac_setup(script, autotune=False)
+    with torch._dynamo.config.patch(trace_autograd_ops=True):
+        torch.compile(script.actor_backward, fullgraph=True, backend="eager")(nets, data, args)
     assert_gradient_in(nets, "actor")
 
 
-def test_log_probability_does_not_overflow():
+@pytest.mark.parametrize("script", [sac, tqc, ac_reparam])
+def test_log_probability_does_not_overflow(script):
     """Deep in the saturation of tanh, 1 - tanh(u)² is 0 in float32, the log-probability finite."""
-    actor = sac.Actor(3, ACT, torch.ones(ACT), torch.zeros(ACT))
+    actor = script.Actor(3, ACT, torch.ones(ACT), torch.zeros(ACT))
     with torch.no_grad():
         actor.fc_mu.bias.fill_(30.0)
     assert (1 - torch.tanh(torch.tensor(30.0)) ** 2) == 0
-    _, log_prob = actor.sample(torch.zeros(BATCH, 3))
+    policy = actor.distribution(torch.zeros(BATCH, 3))
+    log_prob = policy.log_prob(policy.rsample())
     assert log_prob.isfinite().all()
     assert (log_prob > 50).all()
     gradients = torch.autograd.grad(log_prob.sum(), list(actor.fc_mu.parameters()))
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
-def test_spread_stays_within_its_bounds():
-    actor = sac.Actor(3, ACT, torch.ones(ACT), torch.zeros(ACT))
+@pytest.mark.parametrize("script", [sac, tqc])
+def test_spread_stays_within_its_bounds(script):
+    actor = script.Actor(3, ACT, torch.ones(ACT), torch.zeros(ACT))
     for bias, expected in (100.0, 2.0), (-100.0, -20.0):
         with torch.no_grad():
             actor.fc_log_std.bias.fill_(bias)

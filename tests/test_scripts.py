@@ -8,7 +8,8 @@ import signal
 import numpy as np
 import pytest
 import torch
-from conftest import DDPG, OWN, TABLE, TAGS, only, same, scalars, weights
+from conftest import DDPG, OFF_POLICY, OWN, TABLE, TAGS, only, same, scalars, weights
+from test_losses import setup
 from test_train import make_args
 
 
@@ -100,6 +101,47 @@ def test_losses_with_their_gradients_are_one_graph(quick, monkeypatch):
     )
     assert compiled
     assert same(weights(plain), weights(traced))
+
+
+@OFF_POLICY
+def test_what_a_loss_tells_is_what_it_is(script):
+    """Q of the batch, the losses that were added, the policy's σ, entropy and α."""
+    own = {"autotune": False} if "autotune" in vars(script.Args()) else {}
+    nets, data, args = setup(script, **own)
+    data = data._replace(discounts=torch.full((len(data.rewards), 1), 0.9))
+    loss, told = script.critic_loss(nets, data, args)
+    for name in {"qf1", "qf2"} & {name for name, _ in nets.named_children()}:
+        q = getattr(nets, name)(data.observations, data.actions)
+        assert told[f"{name}_values"].mean().item() == pytest.approx(q.mean().item())
+    losses = [value for name, value in told.items() if name.endswith("_loss")]
+    assert sum(losses).item() == pytest.approx(loss.item())
+    if not hasattr(script, "actor_loss"):  # NAF
+        return
+    torch.manual_seed(3)
+    loss, told = script.actor_loss(nets, data, args)
+    assert told["actor_loss"].item() == pytest.approx(loss.item())
+    if "policy_std" in told:
+        assert told["policy_std"].mean().item() == pytest.approx(
+            nets.actor.log_std.exp().mean().item()
+        )
+    if own:
+        torch.manual_seed(3)
+        _, log_prob = nets.actor.sample(data.observations)
+        assert told["entropy"].mean().item() == pytest.approx(-log_prob.mean().item())
+        args.autotune = True
+        nets.log_alpha.data.fill_(-0.7)
+        assert script.actor_loss(nets, data, args)[1]["alpha"].item() == pytest.approx(np.exp(-0.7))
+
+
+@OFF_POLICY
+def test_losses_are_of_the_networks_device(script):
+    """On "meta", where nothing is computed: a tensor on the CPU is an error, as on a GPU."""
+    nets, data, args = setup(script)
+    data = data._replace(discounts=data.rewards)
+    data = type(data)(*[None if part is None else part.to("meta") for part in data])
+    for name in "critic_backward", "actor_backward":
+        if hasattr(script, name):
+            getattr(script, name)(nets.to("meta"), data, args)
 
 
 @only(["naf_continuous"])
