@@ -203,6 +203,8 @@ def test_what_has_no_evaluation_is_passed_over_with_a_word(tmp_path, capsys):
 
 def test_runs_that_differ_in_an_argument_are_not_averaged(tmp_path):
     same = {"run_name": "x", "torch_threads": 1, "total_timesteps": 9, "eval_interval": 5}
+    same |= {"versions": {"torch": "1"}, "device": "cuda", "cuda": False, "compile": True}
+    same |= {"resume": True, "checkpoint_interval": 7, "eval_episodes": 3}
     write(tmp_path / "a", {10: 1}, seed=1)
     write(tmp_path / "b", {10: 2}, seed=2, git_commit="abc", **same)
     write(tmp_path / "c", {10: 3}, seed=1, learning_rate=1e-3)

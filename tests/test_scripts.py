@@ -92,6 +92,7 @@ def test_losses_with_their_gradients_are_one_graph(quick, monkeypatch):
     compiled, real = [], torch.compile
 
     def trace(function, **how):
+        assert how == {"fullgraph": True}
         compiled.append(function)
         return real(function, **how, backend="eager")
 
