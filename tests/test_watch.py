@@ -410,7 +410,7 @@ def test_slide_of_a_rung_plays(tab):
     count = page.inner_text("#count")
     frame.locator("#play").click()
     page.keyboard.press("PageUp")  # as a presenter's clicker does
-    page.wait_for_function(f"document.getElementById('count').textContent < '{count}'")
+    page.wait_for_function(f"document.getElementById('count').textContent !== '{count}'")
 
 
 SCENES = {
